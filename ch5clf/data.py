@@ -83,7 +83,7 @@ def course_data() -> CourseData: # path, kind and budget
     if len(classes) < 2: raise ValueError(f'CH5CLF_DATA={chosen}: {len(found)} pictures of {len(classes)} class(es); at least two classes are needed, as Breed_name_12.jpg or a folder for each')
     return CourseData(path, 'own', **_budgets['own'])
 
-# %% ../nbs/00_data.ipynb #a86c1f08
+# %% ../nbs/00_data.ipynb #53aaef7d
 def pet_block(
     path, # folder of pictures; decides how labels and split are told
     size=128, # pixels a side of the pictures that the model sees
@@ -103,7 +103,7 @@ def table_block(
 ) -> DataBlock: # its source is the table: a `DataFrame` with the columns name and split
     "The same recipe from the rows of a table."
     images = Path(path)/'images'
-    return DataBlock(blocks=(ImageBlock, CategoryBlock), get_x=lambda row: images/row['name'], get_y=ColReader(label), splitter=FuncSplitter(lambda row: row['split'] == 'valid'),
+    return DataBlock(blocks=(ImageBlock, CategoryBlock), get_x=lambda row: images/row['name'], get_y=ColReader(label), splitter=ColSplitter('split', on='valid'),
                      item_tfms=Resize(presize), batch_tfms=aug_transforms(size=size, min_scale=.75))
 
 def pet_dls(

@@ -166,7 +166,7 @@ questions.add('further',
                  'softmax(a)에서 원-핫 정답을 뺀 값, 곧 예측과 정답의 차이예요. 그래서 회귀의 제곱 오차처럼 걸음이 오차에 비례하고, 성분마다 -1과 1 사이에 머물러 갑자기 튀지 않아요. 그 차이에 대해 선형이지, a에 대해 선형인 것은 아니에요.'),
     why=say('The logarithm of the loss and the exponential of softmax cancel, and what is left is the plain error.', '손실의 로그와 softmax의 지수가 서로 지워지고, 오차만 남아요.'))
 
-# %% ../nbs/workshop/15_questions.ipynb #a2bb8a29
+# %% ../nbs/workshop/15_questions.ipynb #a7733a54
 def _underscores(failing): return 'Maine_Coon_20.jpg' in failing and 'Bengal_7.jpg' not in failing
 
 questions.add('q02', topic=say('regular expressions', '정규 표현식'),
@@ -251,7 +251,7 @@ questions.add('q05', topic=say('working with `pathlib`', '`pathlib` 다루기'),
 
 questions.add('q07', topic=say("looking at a `DataLoaders`' data", '`DataLoaders`의 데이터 보기'),
     prompt=say('You have built a `DataLoaders`. Which method of fastai draws you a few of its items, so that you can look at them?', '`DataLoaders`를 만들었어요. 그 안의 데이터 몇 개를 그려서 눈으로 확인하게 해 주는 fastai 메서드는 무엇인가요?'),
-    kind=Names([['show_batch']], [say('the name of the method', '메서드 이름')], rubric=rubrics['q07'], own='batch show',
+    kind=Names([['show_batch']], [say('the name of the method', '메서드 이름')], rubric=rubrics['q07'], own='batch show augmentation 배치 증강',
         others={r'one[\s_]batch': say('That one gives the tensors of a batch; it draws nothing.', '그 메서드는 배치의 텐서를 줄 뿐, 그려 주지 않아요.'),
                 r'show[\s_]results?': say('That one needs a trained learner and shows its predictions.', '그 메서드는 학습한 모델의 예측을 보여 줘요.'),
                 r'summary': say('That one tells in words what a `DataBlock` does.', '그 메서드는 `DataBlock`이 하는 일을 글로 알려 줘요.'),
@@ -265,7 +265,7 @@ questions.add('q07', topic=say("looking at a `DataLoaders`' data", '`DataLoaders
 
 questions.add('q08', topic=say('debugging a `DataBlock`', '`DataBlock` 디버깅'),
     prompt=say('Your `DataBlock` fails and you cannot see at which step. Which method of fastai walks through it and prints what happens?', '`DataBlock`이 실패하는데 어느 단계에서 그런지 모르겠어요. 단계마다 무슨 일이 일어나는지 보여 주는 fastai 메서드는 무엇인가요?'),
-    kind=Names([['summary']], [say('the name of the method', '메서드 이름')], rubric=rubrics['q08'], own='batch show resize crop',
+    kind=Names([['summary']], [say('the name of the method', '메서드 이름')], rubric=rubrics['q08'], own='batch show resize crop 배치',
         others={r'show[\s_]batch': say('That one draws a batch, if there is one; here none can be made.', '그 메서드는 배치를 그려 줘요. 지금은 배치를 만들 수가 없어요.'),
                 r'(learn|learner|model)\.summary|model summary': say('That one describes the model. Here the trouble is in the data.', '그건 모델을 설명해요. 지금 문제는 데이터에 있어요.'),
                 r'datasets|dataloaders\(': say('That builds the data, and fails where you failed.', '그건 데이터를 만드는 메서드라서 같은 곳에서 실패해요.'),
@@ -477,7 +477,7 @@ questions.add('m05', topic=say('the memory of a batch', '배치의 메모리'),
     solution=say('64 × 3 × 224 × 224 × 4 bytes = 38.5 MB (36.8 MiB)', '64 × 3 × 224 × 224 × 4바이트 = 38.5 MB (36.8 MiB)'),
     why=say('The input is the small part: every layer keeps its activations for the way back, so memory runs out long before the pictures fill it. Half precision halves both.', '입력은 작은 부분이에요. 레이어마다 역전파에 쓸 활성값을 남겨 두므로 사진이 메모리를 채우기 훨씬 전에 모자라게 돼요. 반정밀도는 둘 다 절반으로 줄여요.'), section=None)
 
-# %% ../nbs/workshop/15_questions.ipynb #3ae4a453
+# %% ../nbs/workshop/15_questions.ipynb #a107c7c8
 def _finder_curve():
     "A made-up finder curve: flat, falling, a minimum, then up. Rates from 1e-7 to 1."
     xs = [10 ** (-7 + 7 * i / 140) for i in range(141)]
@@ -499,7 +499,7 @@ questions.add('q16b', topic=say('a rate read off a curve, first rule', '곡선�
         (_low * 1.9, 1, 'wrong', say('There the loss rises already.', '거기서는 손실이 벌써 커져요.')), (_low / 40, _low / 20, 'partly', say('A little too far to the left of the minimum.', '최솟값에서 조금 더 왼쪽으로 갔어요.')), (_low / 5, _low / 1.9, 'partly', say('A little too near to the minimum.', '최솟값에 조금 더 가까워요.')),
         (0, _low / 40, 'wrong', say('Too far to the left: there training would crawl.', '너무 왼쪽이에요. 학습이 기어가듯 느려져요.'))], labels=('learning rate', 'loss')),
     hints=[say('Find the lowest point first. Then go to the left, by how much?', '먼저 가장 낮은 점을 찾으세요. 그리고 왼쪽으로 얼마나 갈까요?'), say('One step on a logarithmic axis.', '로그 축에서 한 눈금이에요.')],
-    solution=say('the rate at the minimum, divided by ten', '최솟값에서의 학습률을 10으로 나눈 값'), why=say('At the minimum the loss no longer falls, and a little to the right it explodes; a tenth of that rate keeps a distance. Finders that average as they go place the minimum too far to the right, so treat the rule as a first guess.', '최솟값에서는 손실이 더 줄지 않고, 조금만 오른쪽으로 가면 폭발해요. 그 학습률의 10분의 1은 거리를 두는 거예요. 진행하면서 평균을 내는 탐색기는 최솟값을 오른쪽으로 밀어내니, 이 규칙은 첫 짐작으로만 쓰세요.'), section=None)
+    solution=say('the rate at the minimum, divided by ten', '최솟값에서의 학습률을 10으로 나눈 값이에요.'), why=say('At the minimum the loss no longer falls, and a little to the right it explodes; a tenth of that rate keeps a distance. Finders that average as they go place the minimum too far to the right, so treat the rule as a first guess.', '최솟값에서는 손실이 더 줄지 않고, 조금만 오른쪽으로 가면 폭발해요. 그 학습률의 10분의 1은 거리를 두는 거예요. 진행하면서 평균을 내는 탐색기는 최솟값을 오른쪽으로 밀어내니, 이 규칙은 첫 짐작으로만 쓰세요.'), section=None)
 
 questions.add('q16c', topic=say('a rate read off a curve, second rule', '곡선에서 학습률 고르기, 둘째 규칙'),
     prompt=say('The same curve. Pick a rate where the loss falls fastest.', '같은 곡선이에요. 손실이 가장 빠르게 줄어드는 곳의 학습률을 고르세요.'),
@@ -552,7 +552,7 @@ questions.add('q22', topic=say('resnet50 and resnet101', 'resnet50과 resnet101'
     hints=[say('What do the numbers in the names count?', '이름에 있는 숫자는 무엇을 세나요?'), say('Not classes, not pixels, not epochs.', '클래스도 픽셀도 에포크도 아니에요.')],
     solution=say('In the number of layers: 101 against 50. It is deeper.', '레이어 수가 달라요. 101개와 50개예요. 더 깊은 모델이에요.'), why=say('More layers mean more capacity, more memory and more time, and a larger risk of memorising; whether they pay is a matter of measuring.', '레이어가 많으면 용량이 커지고 메모리와 시간이 더 들며 외워 버릴 위험도 커져요. 그만한 값을 하는지는 재어 봐야 알아요.'), section=None)
 
-# %% ../nbs/workshop/15_questions.ipynb #205ad6e9
+# %% ../nbs/workshop/15_questions.ipynb #205bbd01
 def _grad_cases(): return _tensors(([[1.1, -.7, 2.3], [0., .2, -1.]], [2, 0]), ([[2., -1.], [.5, 3.], [-2., -2.5], [.1, .3]], [0, 0, 1, 1]), ([[.3, .1, -.4, 2.]], [1]))
 def _onehot(x, y):
     import torch
@@ -578,8 +578,8 @@ questions.add('x02', topic=say('the gradient of one picture', '사진 한 장의
 
 questions.add('x03', topic=say('why training is smooth', '학습이 매끄러운 이유'),
     prompt=say('A classifier is sure and wrong: it gives the right class 0.001. What do the gradients with respect to its logits look like?', '분류기가 확신하면서 틀렸어요. 정답 클래스에 0.001을 주었어요. 로짓에 대한 기울기는 어떤가요?'),
-    kind=Choice([say('Cross-entropy: nearly 0, squared error after softmax: nearly 1', '크로스 엔트로피는 거의 0, softmax 뒤의 제곱 오차는 거의 1'), say('Cross-entropy: nearly 1 for the right class, squared error after softmax: nearly 0', '크로스 엔트로피는 정답 클래스에서 거의 1, softmax 뒤의 제곱 오차는 거의 0'),
-                 say('Both explode, because of the logarithm', '둘 다 로그 때문에 폭발'), say('Both are nearly 0', '둘 다 거의 0')], 'b',
+    kind=Choice([say('Cross-entropy: nearly 0, squared error after softmax: nearly 1', '크로스 엔트로피는 거의 0, softmax 뒤의 제곱 오차는 거의 1이에요.'), say('Cross-entropy: nearly 1 for the right class, squared error after softmax: nearly 0', '크로스 엔트로피는 정답 클래스에서 거의 1, softmax 뒤의 제곱 오차는 거의 0이에요.'),
+                 say('Both explode, because of the logarithm', '둘 다 로그 때문에 폭발해요.'), say('Both are nearly 0', '둘 다 거의 0이에요.')], 'b',
         {'a': say('It is the other way round.', '반대예요.'), 'c': say('The loss is large, but its gradient is bounded: what does softmax minus target give at most?', '손실은 크지만 기울기에는 한계가 있어요. softmax에서 정답을 뺀 값은 아무리 커도 얼마인가요?'), 'd': say('Work out softmax minus target for the right class.', '정답 클래스에서 softmax에서 정답을 뺀 값을 계산해 보세요.')}),
     hints=[say('Sizes, without signs. Where softmax is flat, what does it pass on?', '부호는 빼고 크기만 보세요. softmax가 평평한 곳에서는 무엇을 전해 주나요?'), say('In cross-entropy the logarithm undoes the flatness.', '크로스 엔트로피에서는 로그가 그 평평함을 되돌려요.')],
     solution=say('b', 'b'), why=say('Squared error after softmax multiplies the mistake with the slope of softmax, which is nearly 0 where the model is sure: a wrong and sure model would not learn.', 'softmax 뒤의 제곱 오차는 틀린 정도에 softmax의 기울기를 곱해요. 모델이 확신하는 곳에서는 이 값이 거의 0이라, 확신하며 틀린 모델은 배우지 못해요.'), section=('01_loss.ipynb', '9. Beside squared error'))
@@ -611,49 +611,49 @@ questions.add('c06', topic=say('checkpoint: pieces of the puzzle', '점검: 퍼�
     hints=[say('What makes memorising harder?', '무엇이 외우기를 어렵게 하나요?'), say('Three of the six.', '여섯 가운데 셋이에요.')], solution=say('a, c and e', 'a, c, e'),
     why=say('New variants of each picture, units switched off by chance, weights pulled towards zero: each makes it harder to store single pictures.', '사진마다 새 변형을 만들고, 뉴런을 무작위로 끄고, 가중치를 0 쪽으로 당겨요. 모두 사진을 하나하나 외우기 어렵게 해요.'), section=None)
 
-# %% ../nbs/workshop/15_questions.ipynb #d1332ec7
+# %% ../nbs/workshop/15_questions.ipynb #cc36b22a
 def _note(id, en, ko, right, options, why, hint, explain, section=None):
     "A wrong note and its possible repairs."
     questions.add(id, topic=say(f'repair a note ({int(id[1:])})', f'노트 고치기 ({int(id[1:])})'), prompt=say(f'The note says: “{en}” Which version puts it right?', f'노트에 이렇게 적혀 있어요. “{ko}” 어떻게 고치면 맞나요?'),
                   kind=Choice(options, right, why), hints=[hint, say('Strike out the versions that keep the mistake.', '잘못을 그대로 둔 것부터 지워 보세요.')], solution=say(f'{right}, {options[ord(right) - 97]["en"]}', f'{right}, {options[ord(right) - 97]["ko"]}'), why=explain, section=section)
 
-_note('r01', 'Augment the full-size picture on the CPU; the random crop on the GPU does the resizing.', '증강은 CPU에서 원본 크기로 하고, GPU의 무작위 자르기가 크기를 줄인다.', 'c',
+_note('r01', 'Augment the full-size picture on the CPU; the random crop on the GPU does the resizing.', '증강은 CPU에서 원본 크기로 하고, GPU의 무작위 자르기가 크기를 줄여요.', 'c',
     [say('Resize to the final size on the CPU, augment on the GPU.', 'CPU에서 최종 크기로 줄이고, GPU에서 증강해요.'), say('Augment on the CPU, resize to one large size on the GPU.', 'CPU에서 증강하고, GPU에서 하나의 큰 크기로 맞춰요.'), say('Resize or crop to one large size on the CPU; augment, the random crop included, on the GPU.', 'CPU에서는 하나의 큰 크기로 줄이거나 자르고, GPU에서 무작위 자르기를 포함한 증강을 해요.')],
     {'a': say('Then turns and zooms have no spare margin left.', '그러면 회전과 확대에 쓸 여유가 남지 않아요.'), 'b': say('The two machines are swapped.', '두 장치가 바뀌었어요.')}, say('Which step needs pictures of equal size, so that it can treat a whole batch?', '배치 전체를 한꺼번에 다루려면 어느 단계에서 크기가 같아야 하나요?'),
     say('The CPU only makes sizes equal, with a margin. All geometry comes afterwards, per batch, in one interpolation.', 'CPU는 여유를 두고 크기만 맞춰요. 기하 변환은 모두 그다음에 배치 단위로, 보간 한 번으로 해요.'))
-_note('r02', 'Cross-entropy in PyTorch is softmax followed by a logarithm that `nll_loss` takes.', 'PyTorch의 크로스 엔트로피는 softmax를 하고, `nll_loss`가 로그를 취하는 것이다.', 'b',
+_note('r02', 'Cross-entropy in PyTorch is softmax followed by a logarithm that `nll_loss` takes.', 'PyTorch의 크로스 엔트로피는 softmax를 하고, `nll_loss`가 로그를 취하는 거예요.', 'b',
     [say('`nll_loss` comes first, then softmax.', '`nll_loss`가 먼저이고 softmax가 나중이에요.'), say('The logarithm is taken together with softmax; `nll_loss` takes none.', '로그는 softmax와 함께 취하고, `nll_loss`는 로그를 취하지 않아요.'), say('`nll_loss` takes the softmax as well.', '`nll_loss`가 softmax까지 해요.')],
     {'a': say('Then nothing would be a probability when the target is picked.', '그러면 정답 클래스를 고를 때 확률이 아니에요.'), 'c': say('Look at what `nll_loss` expects as its input.', '`nll_loss`가 무엇을 입력으로 기대하는지 보세요.')}, say('In spite of its name, what does `nll_loss` do to the numbers that it picks?', '이름과 달리 `nll_loss`는 고른 값에 무엇을 하나요?'),
     say('`nll_loss` picks, changes the sign, averages. Its name says what the result is, not what it computes.', '`nll_loss`는 고르고, 부호를 바꾸고, 평균을 내요. 이름은 결과를 말할 뿐 계산을 말하지 않아요.'), ('01_loss.ipynb', '5. Negative log likelihood, and cross-entropy'))
-_note('r03', 'The two properties that softmax guarantees: it amplifies differences, and the values sum to 1.', 'softmax가 보장하는 두 성질: 차이를 키우고, 값의 합이 1이다.', 'a',
+_note('r03', 'The two properties that softmax guarantees: it amplifies differences, and the values sum to 1.', 'softmax가 보장하는 두 성질: 차이를 키우고, 값의 합이 1이에요.', 'a',
     [say('Each value lies between 0 and 1, and they sum to 1; amplifying comes along with exp.', '각 값은 0과 1 사이이고 합은 1이에요. 차이를 키우는 것은 exp 때문에 따라오는 거예요.'), say('It amplifies differences, and the largest value becomes 1.', '차이를 키우고, 가장 큰 값은 1이 돼요.'), say('The values are positive, and each row has mean 1.', '값이 양수이고, 행의 평균이 1이에요.')],
     {'b': say('The largest gets near 1 only if it is far ahead.', '훨씬 앞설 때만 1에 가까워져요.'), 'c': say('Add up a row: what do you get?', '한 행을 더하면 얼마인가요?')}, say('A guarantee holds for every row, even for three equal logits. What is amplified there?', '보장은 모든 행에서 성립해야 해요. 로짓 셋이 같을 때는 무엇이 커지나요?'),
     say('For equal logits nothing is amplified, yet the two properties hold: so amplifying is a tendency, not the guarantee.', '로짓이 같으면 커질 차이가 없지만 두 성질은 그대로예요. 그러니 차이를 키우는 것은 보장이 아니라 경향이에요.'), ('01_loss.ipynb', '3. Softmax: logits to probabilities, all classes at once'))
-_note('r04', '`torch.where` cannot serve 37 classes because it is a list comprehension.', '`torch.where`는 리스트 컴프리헨션이라서 37개 클래스에 쓸 수 없다.', 'c',
+_note('r04', '`torch.where` cannot serve 37 classes because it is a list comprehension.', '`torch.where`는 리스트 컴프리헨션이라서 37개 클래스에 쓸 수 없어요.', 'c',
     [say('`torch.where` is too slow for 37 classes.', '`torch.where`는 37개 클래스에는 너무 느려요.'), say('`torch.where` cannot be differentiated.', '`torch.where`는 미분할 수 없어요.'), say('`torch.where` selects between two; with more classes indexing does it.', '`torch.where`는 둘 가운데서 골라요. 클래스가 더 많으면 인덱싱을 써요.')],
     {'a': say('Speed is not the point: how many choices does one call offer?', '속도가 문제가 아니에요. 한 번 호출할 때 선택지가 몇 개인가요?'), 'b': say('Gradients flow through it.', '기울기는 흘러요.')}, say('Count its arguments.', '인자의 수를 세어 보세요.'),
     say('Nested, it works for three classes and is clumsy; one index per row works for any number.', '겹쳐 쓰면 세 클래스에서도 되지만 번거로워요. 행마다 인덱스 하나를 쓰면 클래스가 몇 개든 돼요.'), ('01_loss.ipynb', '2. Two classes: sigmoid and `torch.where`; more: indexing'))
-_note('r05', 'Second rule for the rate: take the point where the loss begins to fall.', '학습률 둘째 규칙: 손실이 줄어들기 시작하는 점을 고른다.', 'b',
+_note('r05', 'Second rule for the rate: take the point where the loss begins to fall.', '학습률 둘째 규칙: 손실이 줄어들기 시작하는 점을 골라요.', 'b',
     [say('Take the point where the loss is lowest.', '손실이 가장 낮은 점을 골라요.'), say('Take the last point at which the loss still clearly falls.', '손실이 아직 분명히 줄고 있는 마지막 점을 골라요.'), say('Take the first point at which the loss rises.', '손실이 커지는 첫 점을 골라요.')],
     {'a': say('There it has stopped falling.', '거기서는 더 줄지 않아요.'), 'c': say('There training diverges.', '거기서는 학습이 발산해요.')}, say('Of all rates at which the loss falls, do you want a small or a large one?', '손실이 줄어드는 학습률 가운데 작은 것과 큰 것 중 어느 쪽이 좋은가요?'),
     say('At the beginning of the fall each step gains little; the largest rate that still clearly helps learns fastest.', '줄어들기 시작하는 곳에서는 한 걸음에 얻는 것이 적어요. 아직 분명히 도움이 되는 가장 큰 학습률이 가장 빠르게 배워요.'))
-_note('r06', 'In its first step `fine_tune` trains nothing but the very last linear layer.', '`fine_tune`의 첫 단계에서는 맨 마지막 선형 레이어 하나만 학습된다.', 'a',
+_note('r06', 'In its first step `fine_tune` trains nothing but the very last linear layer.', '`fine_tune`의 첫 단계에서는 맨 마지막 선형 레이어 하나만 학습돼요.', 'a',
     [say('It trains the whole new head, of several layers, and by default batch-norm in the body too.', '여러 레이어로 된 새 헤드 전체를 학습하고, 기본값으로 몸통의 배치 정규화도 학습해요.'), say('It trains all layers with a small rate.', '모든 레이어를 작은 학습률로 학습해요.'), say('It trains the earliest layers only.', '가장 앞쪽 레이어만 학습해요.')],
     {'b': say('That is the second step.', '그건 둘째 단계예요.'), 'c': say('Those are the ones to be kept.', '그건 지켜야 하는 레이어예요.')}, say('How many layers does a new head have? And what does `freeze` leave alone?', '새 헤드에는 레이어가 몇 개 있나요? 그리고 `freeze`가 건드리지 않는 것은 무엇인가요?'),
     say('The head is a parameter group of several layers. Frozen batch-norm is a choice of its own, and on small sets a good one.', '헤드는 여러 레이어로 된 파라미터 그룹이에요. 배치 정규화까지 동결할지는 따로 정할 일이고, 작은 데이터셋에서는 동결하는 편이 좋아요.'))
-_note('r07', 'When the validation loss rises early while accuracy still improves, the model is memorising the pictures.', '정확도는 아직 좋아지는데 초반에 검증 손실이 커지면, 모델이 사진을 외우는 것이다.', 'b',
+_note('r07', 'When the validation loss rises early while accuracy still improves, the model is memorising the pictures.', '정확도는 아직 좋아지는데 초반에 검증 손실이 커지면, 모델이 사진을 외우는 거예요.', 'b',
     [say('The learning rate is too small then.', '그때는 학습률이 너무 작아요.'), say('First it becomes over-confident; memorising comes later, and then the metric suffers too.', '먼저 지나치게 확신하게 돼요. 외우는 것은 나중이고, 그때는 지표도 나빠져요.'), say('The validation set is too large then.', '그때는 검증 집합이 너무 커요.')],
     {'a': say('A small rate would make both change slowly.', '학습률이 작으면 둘 다 천천히 바뀌어요.'), 'c': say('A larger set only makes the curve less noisy.', '집합이 크면 곡선이 덜 흔들릴 뿐이에요.')}, say('The loss looks at how sure an answer is, accuracy does not.', '손실은 얼마나 확신하는지를 보지만 정확도는 보지 않아요.'),
     say('A few wrong answers, given with great certainty, can raise the mean loss while more answers are right than before.', '몇 안 되는 틀린 답이라도 아주 확신하면 평균 손실을 키워요. 맞힌 답이 전보다 많아도 그래요.'))
-_note('r08', 'If the model got worse after epoch 8 of 12, train again from the bottom for 8 epochs.', '12 에포크 가운데 8 에포크 뒤에 나빠졌으면, 바닥부터 8 에포크를 다시 학습한다.', 'c',
+_note('r08', 'If the model got worse after epoch 8 of 12, train again from the bottom for 8 epochs.', '12 에포크 가운데 8 에포크 뒤에 나빠졌으면, 바닥부터 8 에포크를 다시 학습해요.', 'c',
     [say('Load the weights of epoch 8 and go on with a higher rate.', '8 에포크의 가중치를 불러와 더 큰 학습률로 이어 가요.'), say('Train 8 epochs from random weights.', '무작위 가중치에서 8 에포크를 학습해요.'), say('Train 8 epochs again from the pretrained weights, with a schedule made for 8.', '사전 학습된 가중치에서 8 에포크에 맞춘 스케줄로 다시 학습해요.')],
     {'a': say('A higher rate undoes what epoch 8 had reached.', '학습률을 키우면 8 에포크까지 얻은 것이 무너져요.'), 'b': say('Then the knowledge from millions of pictures is gone.', '그러면 수백만 장에서 배운 것이 사라져요.')}, say('What should “bottom” mean when one starts from a pretrained model?', '사전 학습된 모델에서 시작했다면 “바닥”은 무엇이어야 하나요?'),
     say('The schedule must come down to small rates within the epochs that it has; and the start is the pretrained model, not chance.', '스케줄은 주어진 에포크 안에 작은 학습률까지 내려와야 해요. 출발점은 무작위가 아니라 사전 학습된 모델이에요.'))
-_note('r09', 'Only metrics count; the loss can be forgotten.', '중요한 것은 지표뿐이고 손실은 잊어도 된다.', 'a',
+_note('r09', 'Only metrics count; the loss can be forgotten.', '중요한 것은 지표뿐이고 손실은 잊어도 돼요.', 'a',
     [say('Choose models by the metric; the loss is what trains them, and it tells how far to trust their probabilities.', '모델은 지표로 고르되, 학습시키는 것은 손실이고 손실은 확률을 얼마나 믿을지 알려 줘요.'), say('Choose models by the loss; metrics are for show.', '모델은 손실로 고르고, 지표는 보여 주기 위한 것이에요.'), say('Loss and metric always agree, so either will do.', '손실과 지표는 언제나 일치하니 어느 쪽이든 돼요.')],
     {'b': say('The metric is what you care about.', '정작 중요한 것은 지표예요.'), 'c': say('They can go opposite ways for several epochs.', '여러 에포크 동안 반대로 움직이기도 해요.')}, say('What would SGD follow if there were no loss?', '손실이 없다면 SGD는 무엇을 따라가나요?'),
     say('Accuracy has no useful gradient, so the loss trains; and a model whose loss is bad gives probabilities that mean little.', '정확도에는 쓸 만한 기울기가 없어서 손실로 학습해요. 손실이 나쁜 모델의 확률은 믿기 어려워요.'))
-_note('r10', 'The gradient of `(a-b)*2` is `2(a-b)`; for cross-entropy too the gradient is linear in the activations.', '`(a-b)*2`의 기울기는 `2(a-b)`이고, 크로스 엔트로피의 기울기도 활성값에 대해 선형이다.', 'b',
+_note('r10', 'The gradient of `(a-b)*2` is `2(a-b)`; for cross-entropy too the gradient is linear in the activations.', '`(a-b)*2`의 기울기는 `2(a-b)`이고, 크로스 엔트로피의 기울기도 활성값에 대해 선형이에요.', 'b',
     [say('`(a-b)*2` is right; cross-entropy has a constant gradient.', '`(a-b)*2`는 맞고, 크로스 엔트로피의 기울기는 상수예요.'), say('It is `(a-b)**2` that has it; for cross-entropy the gradient is linear in softmax(a) - b, not in a.', '그런 기울기를 갖는 것은 `(a-b)**2`예요. 크로스 엔트로피의 기울기는 a가 아니라 softmax(a) - b에 대해 선형이에요.'), say('It is `(a-b)**2` that has it; for cross-entropy the gradient grows exponentially with a.', '그런 기울기를 갖는 것은 `(a-b)**2`예요. 크로스 엔트로피의 기울기는 a에 따라 지수적으로 커져요.')],
     {'a': say('Differentiate `(a-b)*2` with respect to a: what is left of a?', '`(a-b)*2`를 a로 미분하면 a가 남나요?'), 'c': say('The largest that the gradient can be is 1: why?', '기울기는 아무리 커도 1이에요. 왜 그런가요?')}, say('One star or two? And what lies between the activations and the probabilities?', '별이 하나인가요, 둘인가요? 그리고 활성값과 확률 사이에는 무엇이 있나요?'),
     say('A factor of 2 has the gradient 2; a square has 2(a-b). Softmax is not linear, so neither is the gradient in a; it is bounded, though, and that keeps training smooth.', '2를 곱하면 기울기는 2이고, 제곱하면 2(a-b)예요. softmax가 선형이 아니므로 기울기도 a에 대해 선형이 아니에요. 다만 한계가 있어서 학습이 매끄러워요.'), ('01_loss.ipynb', '8. The gradient: softmax minus target'))

@@ -155,11 +155,11 @@ _blank = re.compile(r"[\s.…_\-]*|(i\s+)?(do not|don'?t|dont)\s+know( (yet|this
 def _not_attempted(x):
     return x is None or isinstance(x, str) and bool(_blank.fullmatch(x.strip().rstrip('.!~'))) or isinstance(x, (list, dict)) and not x
 
-# %% ../nbs/workshop/14_quiz.ipynb #afb06cd2
+# %% ../nbs/workshop/14_quiz.ipynb #50bc176f
 _super = str.maketrans('⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺', '0123456789-+')
 _number = re.compile(r'''(?<![A-Za-z0-9_.])(?P<sign>[-+]\s?)?(?P<m>\d+(?:\.\d*)?|\.\d+)(?:[eE](?P<e>[-+]?\d{1,4}))?
     (?:\s*[×x*·]\s*10\s*(?:\^|\*\*)\s*\(?\s*(?P<t>[-+]?\d{1,4})\)?|(?:\^|\*\*)\s*\(?\s*(?P<p>[-+]?\d{1,4})\)?|\s*/\s*(?P<d>\d+(?:\.\d+)?))?
-    (?P<unit>\s*(?:%|퍼센트|percent\b|프로(?![가-힣])))?''', re.X)
+    (?P<unit>\s*(?:%\s?p\b|%\s?포인트|%|퍼센트(?:\s?포인트)?|포인트|percentage\ points?|percent\b|points?\b|프로(?![가-힣])))?''', re.X)
 
 def _tidy(text):
     "Superscripts, minus signs and full-width forms as ASCII."
@@ -188,6 +188,7 @@ def numbers_in(text: str, # what the learner typed
         readings.append(re.sub(r'(?<=\d),(?=\d{3}(?!\d))', '', text))
         readings[0] = re.sub(r'(?<=\d),(?=[\d.+-])', ' , ', text)
     words = re.compile(r'(?<![A-Za-z])(nan|-?\s?inf(?:inity)?)(?![A-Za-z])', re.I)
+    if '/' in text: readings.append(readings[0].replace('/', ' , '))
     unit = re.compile(r'\s*(' + '|'.join(sorted(map(re.escape, units or []), key=len, reverse=True)) + r')(?![A-Za-z])', re.I) if units else None
     factor = lambda rest: units[u[1].lower()] if unit and (u := unit.match(rest)) else 1.
     out = []
@@ -209,7 +210,7 @@ def close(a: float, # given
     if math.isinf(a) or math.isinf(b): return a == b
     return abs(a - b) <= max(atol, rtol * abs(b))
 
-# %% ../nbs/workshop/14_quiz.ipynb #3d38f2a7
+# %% ../nbs/workshop/14_quiz.ipynb #c533cce8
 class Judgement:
     "What a kind says to an answer, before it becomes a `Result`."
     def __init__(self,
@@ -243,7 +244,7 @@ def missing(found: list, # sayings: what is right already
         else: out[l] = (f"맞은 부분: {', '.join(f)}. " if f else '') + (f"{n}가 빠졌어요: {', '.join(m)}." if m else '')
     return {l: o.strip() for l, o in out.items()}
 
-_fillers = re.compile(r"\b(and|answer|answers|is|are|the|option|options|choice|only|just|it's|its|i|think|my|both|then|or rather)\b|정답|제 |답은|답|선택지|보기|그리고|하고|이랑|랑|와|과|번째|번|이에요|예요|입니다|이요|요|임|은|는|만|[\s,;.:/&+()\[\]{}'\"`→>\-]")
+_fillers = re.compile(r"\b(and|answer|answers|is|are|the|option|options|choice|only|just|it's|its|i|think|my|both|first|then|next|last|finally|right|true|correct|holds?)\b|정답|순서|순으로|차례|먼저|다음|맞아요|맞음|옳아요|제 |답은|답|선택지|보기|그리고|하고|이랑|랑|와|과|번째|번|이에요|예요|입니다|이요|요|임|은|는|만|[\s,;.:/&+()\[\]{}'\"`→>\-]")
 
 def letters_in(text: str, # what the learner typed
                n: int, # how many options there are
@@ -275,7 +276,7 @@ class Choice:
             return None if any(p is None for p in picks) else [o for p in picks for o in p]
         if isinstance(answer, bool) or not isinstance(answer, (str, int)): return None
         if (letters := letters_in(str(answer), n) if isinstance(answer, str) or 0 < answer <= n else None) is not None: return letters
-        words = _squash(str(answer))
+        words = _squash(re.sub(r'^\s*\(?[a-h][).:]\s*(?=\S{3})', '', str(answer)))
         hits = [chr(97 + i) for i, o in enumerate(self.options) if words and words in map(_squash, o.values())]
         return hits or None
     def reads(self, answer) -> bool:
@@ -369,7 +370,7 @@ class Numbers:
                            f"맞은 것: {', '.join(o['ko'] for o in good)}. 다시 볼 것: {', '.join(o['ko'] for o in bad)}.")))
         return Judgement('wrong', 0, NOT_YET)
 
-# %% ../nbs/workshop/14_quiz.ipynb #7dce0846
+# %% ../nbs/workshop/14_quiz.ipynb #6add2b37
 class Table:
     "A table of numbers (array, tensor, frame, nested list), judged column by column."
     how = say('Answer with a table: an array, a tensor, a data frame or nested lists.', '표로 답해 주세요. 배열, 텐서, 데이터프레임, 중첩 리스트가 모두 괜찮아요.')
@@ -390,6 +391,7 @@ class Table:
         rows, cols = len(want), len(want[0])
         if isinstance(answer, str):  # a table typed line by line
             answer = [next((o for o in r if len(o) == cols), r[0]) for line in answer.strip().splitlines() if (r := numbers_in(line)) and r[0]]
+        if flat := _six(answer, rows, cols): answer = max(flat, key=lambda t: sum(close(a, b, self.rtol, self.atol) for r, w in zip(t, want) for a, b in zip(r, w)))
         if isinstance(answer, dict): answer = [list(o) for o in zip(*answer.values())] if all(isinstance(o, list) for o in answer.values()) else answer
         if not self.reads(answer): return Judgement('wrong type', 0, say(f'A table of {rows} rows and {cols} columns, please.', f'{rows}행 {cols}열의 표로 답해 주세요.'))
         if len(answer) == cols != rows and all(len(r) == rows for r in answer): answer = [list(o) for o in zip(*answer)]
@@ -405,6 +407,12 @@ class Table:
         head = say((f"Right: {', '.join(o['en'] for o in good)}. " if good else '') + f"Not yet: {', '.join(o['en'] for o in bad)}.",
                    (f"맞은 열: {', '.join(o['ko'] for o in good)}. " if good else '') + f"다시 볼 열: {', '.join(o['ko'] for o in bad)}.")
         return Judgement('partly' if good else 'wrong', len(good) / cols, join(ALMOST if good else NOT_YET, head, *notes[:1]))
+
+def _six(answer, rows, cols):
+    "Numbers in one line, as many as the table has: read column by column and row by row."
+    leaves = _flat(answer) if isinstance(answer, list) and (len(answer) == 1 or not any(isinstance(o, list) for o in answer)) else []
+    if len(leaves) != rows * cols or not all(type(o) in (int, float) for o in leaves): return None
+    return [[leaves[i::rows] for i in range(rows)], [leaves[i * cols:(i + 1) * cols] for i in range(rows)]]
 
 class PickPoint:
     "A point picked on a curve: its place on the x axis falls into one of several regions, each with its own feedback."
@@ -449,7 +457,7 @@ class PickPoint:
                 f'<text x="{width / 2}" y="{height - 4}" text-anchor="middle" font-size="11" fill="currentColor">{self.labels[0]}</text>'
                 f'<text x="12" y="{height / 2}" text-anchor="middle" font-size="11" fill="currentColor" transform="rotate(-90 12 {height / 2})">{self.labels[1]}</text></svg>')
 
-# %% ../nbs/workshop/14_quiz.ipynb #c7174ff5
+# %% ../nbs/workshop/14_quiz.ipynb #95abcb39
 def _distance(a, b, most=3):
     "Edit distance with neighbours swapped counted once, cut off at `most`."
     if abs(len(a) - len(b)) >= most: return most
@@ -477,7 +485,7 @@ def _negated(text, start, end, left, right):
     return n % 2 == 1
 
 _filler = re.compile(r"cross[\s-]*entropy(\s+loss)?|\b(the|an?|its?|and|then|or|methods?|functions?|name|called|answer|fastai|pytorch|torch|dls|dblock|datablock|dataloaders?|learn|first|second|firstly|secondly|followed|by|after|before|on|of|to|top|plus|next|into|pieces?|two|steps?|not|but|i|think|believe|guess|probably|maybe|just|simply|for|from|with|when)\b|\S*[()=_<>{}\[\].:+\d]\S*|\S*[가-힣]\S*|[\W_]+")
-_grammar = re.compile(r"\b(is|are|use|uses|using|call|calls|run|runs|gives?|see|look|view|displays?|prints?|draws?|do|does|try|with|can|should|would|takes?|applies|applied|picks?|works?|you|we|it)\b|[가-힣](을|를|로|은|는|이|가|에|의|요|다|음|함|됨|임|고|서|면|기)(?![가-힣])")
+_grammar = re.compile(r"\b(is|are|use|uses|using|call|calls|run|runs|gives?|see|look|view|displays?|prints?|draws?|do|does|try|with|can|should|would|takes?|applies|applied|picks?|works?|shows|lets|provides?|offers?|helps?|passed|passes|fed|feeds|goes|gets?|makes?|has|have|will|combines?|combined|called|you|we|it)\b|[가-힣](을|를|로|은|는|이|가|에|의|요|다|음|함|됨|임|고|서|면|기)(?![가-힣])")
 _topics = 'softmax nll log sum loss layer layers early late head freeze rate cpu gpu resize crop batch show summary augmentation 학습률 레이어 손실 배치 증강 확률 과적합'.split()
 
 class Names:
@@ -547,8 +555,10 @@ class Names:
         if not lacking and not wrong: return self._complete(text, mentions, yes, listed)
         if not lacking: return Judgement('partly', .5, join(SOME, say('You name more than one thing. Which of them is it?', '이름을 둘 이상 들었어요. 그 가운데 어느 것인가요?'), wrong[0]))
         slips = self._slips(text, [i for i in lacking if i not in denied])
-        if slips and len(slips) == len(lacking) and not wrong: return Judgement('partly', .75, join(ALMOST, say('Look at the spelling.', '철자를 다시 살펴보세요.')))
         topics = lambda ids: [self._topics[i] for i in ids]
+        if slips and not wrong:
+            rest = topics([i for i in lacking if i not in slips])
+            return Judgement('partly', (len(have) + .75 * len(slips)) / len(self._names), join(SOME if rest else ALMOST, say('Look at the spelling.', '철자를 다시 살펴보세요.'), missing([], rest) if rest else None))
         if have: return Judgement('partly', len(have) / len(self._names), join(ALMOST, missing(topics(have), topics(lacking)), *wrong[:1]))
         return Judgement('wrong', 0, join(NOT_YET, *wrong[:1]))
     def _complete(self, text, mentions, yes, listed):
@@ -570,15 +580,17 @@ class Names:
         if verdict.state == 'unsure': return named if named.state == 'right' else verdict
         text = self._form(answer)
         mentions = self._mentions(text)
-        denied = mentions and not self._affirmed(text, mentions)
-        return self._unclear() if denied or self._thrown_together(text, mentions) else verdict
+        yes = self._affirmed(text, mentions)
+        if {m[2] for m in mentions} - {m[2] for m in yes} - {-1}:  # a name that is only denied; with another affirmed in its place, the answer is that other
+            return named if any(m[2] == -1 for m in yes) else self._unclear()
+        return self._unclear() if self._thrown_together(text, mentions) else verdict
     def _thrown_together(self, text, mentions):
         "Is this a heap of words that happens to hold the name?"
         rest = text
         for start, end, *_ in sorted(mentions, key=lambda o: o[0], reverse=True): rest = rest[:start] + ' ' + rest[end:]
         words = _filler.sub(' ', rest).split()
         foreign = [w for w in rest.split() if w in _topics and w not in self._own]
-        if len(text.split()) <= 10 and foreign: return True
+        if len(foreign) > 1 or foreign and len(text.split()) <= 5: return True
         return bool(words) and not _grammar.search(rest)
     def _backwards(self, text, yes):
         "0: in order; 1: written the other way round, without a word on the order; 2: said to be the other way round."
@@ -587,9 +599,9 @@ class Names:
         verdicts = []
         for x, y in pairs[:4]:
             between, before, after = text[x[1]:y[0]], text[max(0, x[0] - 14):x[0]], text[y[1]:y[1] + 12]
-            turned = bool(re.search(r'\bafter\b|\bon top of\b|\bof\b|\bto\b|\bfrom\b|\bon\b|\btakes\b|\((?!\s*\))|\bfollows\b|\bpreceded by\b|전에|앞서|이전', between) and not re.search(r'다음|뒤|후', between)
+            turned = bool(re.search(r'\bafter\b|\bon top of\b|\bof\b|\bappl\w+ to\b|\bfrom\b|\bon\b|\btakes\b|\((?!\s*\))|\bfollows\b|\bpreceded by\b|전에|앞서|이전', between) and not re.search(r'다음|뒤|후', between)
                           or re.search(r'^\s*(가|이|를|을|는|은)?\s*(먼저|first)|^\s*(의 (출력|결과)|다음|뒤|후에|이후|결과)', after) or re.search(r'\bbefore\s+$', before) or re.search(r'먼저\s*$|\bfirst\s+$', between))
-            told = turned or bool(re.search(r'\bthen\b|\bbefore\b|followed by|\bfirst\b|->|→|⟶|다음|후|뒤|먼저|차례|순서|이어|거쳐', between + before))
+            told = turned or bool(re.search(r'\bthen\b|\bbefore\b|followed by|\bfirst\b|->|→|⟶|다음|후|뒤|나서|먼저|차례|순서|이어|거쳐', between + before))
             forward = (x[2] == 0) != turned
             verdicts.append(0 if forward else 2 if told else 1)
         return 0 if 0 in verdicts and 2 not in verdicts else max(verdicts)
@@ -776,7 +788,7 @@ def _timed_elsewhere(fn, args, seconds):
     except _Late: out.late = True
     return out
 
-# %% ../nbs/workshop/14_quiz.ipynb #537fd79e
+# %% ../nbs/workshop/14_quiz.ipynb #7591e7ef
 def same(a, # given, plain
          b, # expected, plain
          rtol: float = 1e-4, # relative tolerance
@@ -919,7 +931,7 @@ class Pattern:
         "Runs the pattern on the hidden names and shows the first that fails."
         if not isinstance(answer, str): return Judgement('wrong type', 0, say('A regular expression as text, please.', '정규 표현식을 문자열로 적어 주세요.'))
         text = answer.strip()
-        if m := re.fullmatch(r'''r?(["'])(.*)\1''', text, re.S): text = m[2]
+        if m := re.fullmatch(r'''r?(["'`])(.*)\1''', text, re.S): text = m[2]
         if not 0 < len(text) <= 300: return Judgement('wrong type', 0, say('A pattern of up to 300 characters, please.', '300자 이내의 패턴으로 적어 주세요.'))
         ran = _groups(text, [n for n, _ in self._cases])
         if ran.late: return Judgement('error in your code', 0, say('The pattern takes too long: a repeat inside a repeat, such as (a+)+, tries every way to split the name.', '패턴이 너무 오래 걸려요. (a+)+처럼 반복 안에 반복이 있으면 나눌 수 있는 모든 경우를 시도해요.'))

@@ -412,11 +412,12 @@ def test_a_newer_file_is_left_alone(own_folder):
     assert (own_folder / 'progress.json').read_text(encoding='utf-8') == '{"version": 99}'
 
 
-def test_a_disk_that_cannot_be_written_works_in_memory_with_one_notice(own_folder, monkeypatch):
+@pytest.mark.parametrize('what', ['_save', '_locked'])
+def test_a_disk_that_cannot_be_written_works_in_memory_with_one_notice(own_folder, monkeypatch, what):
     questions['r01'].check('c')
     def refuse(*a, **k): raise OSError(30, 'Read-only file system')
     with monkeypatch.context() as m:
-        m.setattr(Store, '_save', refuse)
+        m.setattr(Store if what == '_save' else quiz, what, refuse)
         notes = [questions['r02'].check('b', lang='en').note for _ in range(3)]
         assert 'memory' in notes[0] and 'Read-only' in notes[0] and notes[1:] == ['', '']
         seen = quiz.store.read()['questions']
