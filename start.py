@@ -54,6 +54,9 @@ def wanted(extra, newest):
 
 
 def announce(extra, venv):
+    if venv.exists():
+        print('Bringing %s up to date; only what changed is downloaded.' % venv.name, flush=True)
+        return
     small = TORCH_INDEX or sys.platform != 'linux'
     size = 'about 0.5 GB to download, 2 GB on disk' if small else 'about 3 GB to download, 7 GB on disk, because torch from PyPI brings CUDA'
     print('Making %s in %s: %s.' % (LANES[extra][2], venv.name, size))

@@ -93,11 +93,12 @@ class Lexicon:
         for m in re.finditer(r'[a-z][a-z0-9_]{2,40}', text):
             if m[0] != name and _distance(m[0].replace('_', ''), name.replace('_', ''), 2) <= 2: return m
 
-# %% ../nbs/workshop/18_ideas.ipynb #532a8af5
+# %% ../nbs/workshop/18_ideas.ipynb #92393137
 _SENTENCE = re.compile(rf'[;\n!•]+|(?<!\?)\?(?!\?)(?=\s|$)|(?<![0-9])\.(?=\s|$)|(?<=[{_H}a-z\]\)])\.(?=[{_H}]|\s|$)|(?<=[다요함음됨임])\.')
-_CLAUSE = re.compile(r',(?!\d)|(?<=\d),(?=\s)|(?<![a-z])(?:but|while|whereas|then|because|since|although|though|so that|so|and|which|where|when|if|or)(?![a-z_.])'
+_CLAUSE = re.compile(r',(?!\d)|:(?=\s)|(?<=\d),(?=\s)|(?<![a-z])(?:but|while|whereas|then|because|since|although|though|so that|so|and|which|where|when|if|or)(?![a-z_.])'
     rf'|(?<=[{_H}])(?:고|며|면서|지만|는데|은데|인데|한데|니까|므로|기\s?때문|어서|아서|해서|라서|여서)(?=[\s,]|$)|(?<![{_H}])(?:그리고|하지만|반면|반대로|그러나|그래서|그다음|다음|이후|왜냐)')
-_ASKS = re.compile(rf'(?:(?<![a-z])(?:why|what|how|which|who)(?![a-z])|왜|무엇|어떻게|어떤|무슨|뭐|뭘)(?:[^?]*\s)?[^?\s]*[^?]\?(?!\?)')  # a question put back is no answer
+_ASKS = re.compile(rf'(?:(?<![a-z])(?:why|what|how|which|who)(?![a-z])|왜|무엇|어떻게|어떤|무슨|뭐|뭘)(?:[^?]*\s)?[^?\s]*[^?]\?(?!\?)')  # a question put back is no answer, nor is a word to the judge
+_PLEADS = re.compile(r'ignore (?:all |the )?(?:previous|above|prior)|(?<![a-z])grad(?:ing|er)(?![a-z])|label ?=|mark (?:this|it|me) (?:as )?(?:right|correct)|이전 ?지시|채점|정답으로 ?(?:처리|간주|표시)')
 _NOT_NOT = re.compile(r"not only|not just|not merely|no matter|(?:뿐|만)\s?(?:만\s?)?(?:이\s?)?아니|수\s?밖에\s?없|상관\s?없|관계\s?없|끊임\s?없|틀림\s?없|^아니[요오]?\b|^아니(?=[,.\s])|안\s?(?:에|의|쪽|정|전|으로|내)")
 _NOT_EN = re.compile(r"(?<![a-z])(?:not|never|cannot|without|neither|nor|no|none of|rather than|instead of|fails? to|fail|hardly|rarely|nothing)(?![a-z])|n't(?![a-z])|(?<![a-z])(?:dont|doesnt|isnt|cant|wont|arent|didnt)(?![a-z])")
 _NOT_LEFT = re.compile(r'지\s?(?:는\s?|도\s?|를\s?)?(?:않|안|못|말)|(?:을|를|할|될|일|[^\s])\s?수\s?(?:가\s?|는\s?|도\s?)?없|(?:이|가)?\s?아(?:니(?!면)|닌|님|닐|닙)|없(?!애)|안\s?(?:되|됨|된|될)|말고|대신|못\s?(?:하|함|한|해)')
@@ -146,10 +147,10 @@ def _denials(s: Sentence, used: list[Tag]) -> dict:
     "How many negators fall on each tag of a relation: each negator on the nearest tag in its direction, in its clause, not far"
     hits = {}
     for pos, way in s.negators:
-        if any(t.start <= pos < t.end for t in used): continue
+        if any(t.start <= pos < t.end for t in s.tags if t.name in {u.name for u in used}): continue
         near = [t for t in used if s.clause(t.start) == s.clause(pos) or s.clause(t.end - 1) == s.clause(pos)]
         if way < 0: near = [t for t in near if t.start < pos and s.words_between(t.end, pos) <= 4][-1:]
-        else: near = [t for t in near if t.start > pos and s.words_between(pos, t.start) <= (2 if way == 2 else 5)][:1]
+        else: near = [t for t in near if t.start > pos and s.words_between(pos, t.start) <= (1 if way == 2 else 5)][:1]
         for t in near: hits[t] = hits.get(t, 0) + 1
     return hits
 
@@ -201,14 +202,15 @@ def bind(
         else: waiting_a = a
     return pairs
 
-# %% ../nbs/workshop/18_ideas.ipynb #bdbd3d0a
+# %% ../nbs/workshop/18_ideas.ipynb #b7860469
 _AFTER, _BEFORE_EN = re.compile(r'(?<![a-z])after(?:wards)?(?![a-z])'), re.compile(r'(?<![a-z])(?:before|prior to|until)(?![a-z])')
 
 def _comes_first(text: str, a: Tag, b: Tag) -> bool:
     "Does a happen before b? Their order in the text, unless a word between or in front turns it round"
     first, second = sorted((a, b), key=lambda t: t.start)
     lead, middle = text[max(0, first.start-40):first.start], text[first.end:second.start]
-    turned = bool(re.search(r'(?<![a-z])(?:after (?!that|this|which|it)|applied (?:to|on)|on top of|preceded by)', middle)) or bool(re.search(rf'기\s?전에|하기\s?이전', middle)) or \
+    turned = bool(re.search(r'(?<![a-z])(?:after (?!that|this|which|it)|applied (?:to|on)|on top of|preceded by|∘)', middle)) or \
+        bool(re.match(r'\s*\([^()]*$', middle)) or bool(re.search(rf'기\s?전에|하기\s?이전', middle)) or \
         (bool(re.search(r'(?<![a-z])before ', lead.rsplit('.', 1)[-1][-25:])) and not _BEFORE_EN.search(middle))
     return (first is a) != turned
 
@@ -221,7 +223,7 @@ def _holds(relation: str, sentences: list[Sentence], lexicon: Lexicon) -> int:
     "1: said; -1: denied; 0: neither"
     scope, terms = _terms(relation)
     if scope == '*' and len(sentences) > 1: sentences = [_join(sentences)]
-    votes = [v for s in sentences for v in (_in_sentence(terms, s, lexicon, scope == '|', int(scope) if scope.isdigit() else 0 if scope == '*' else REACH),) if v]
+    votes = [v for s in sentences for v in (_in_sentence(terms, s, lexicon, scope == '|' or scope.isdigit(), int(scope) if scope.isdigit() else 0 if scope == '*' else REACH),) if v]
     return max(votes, default=0)
 
 def _join(sentences: list[Sentence]) -> Sentence:
@@ -274,7 +276,7 @@ def _candidates(body: str, s: Sentence, by_name: dict, lexicon: Lexicon) -> list
                 if not (a.start < b.end and b.start < a.end) and _comes_first(s.text, a, b)]
     return [(t,) for n in body.split('/') for t in by_name.get(n, ())]
 
-# %% ../nbs/workshop/18_ideas.ipynb #8de176f9
+# %% ../nbs/workshop/18_ideas.ipynb #79ff449d
 @dataclass(frozen=True)
 class Idea:
     "Something an answer must say, and all relations that say it"
@@ -300,10 +302,12 @@ class Rubric:
     lexicon: Lexicon
     misconceptions: tuple = ()
     needed: int | None = None                     # how many ideas make a right answer; None = all
+    partial: tuple = ()                           # ideas that are true and near, but no answer: 'partly' when they stand alone
+    doubt: tuple = ()                             # relations beside which a right answer may be right for a wrong reason: 'unsure'
     about: tuple = ()                             # concepts of the question: an answer that has them but no idea leaves us unsure
 
     def __post_init__(self):
-        relations = [r for i in self.ideas for r in i.stated + i.denied] + [r for m in self.misconceptions for r in m.stated] + list(self.about)
+        relations = [r for i in self.ideas + self.partial for r in i.stated + i.denied] + [r for m in self.misconceptions for r in m.stated] + list(self.doubt + self.about)
         names = {n for r in relations for term in _terms(r)[1] for n in re.split('[/=<]', term.lstrip('-?!'))}
         unknown = names - set(self.lexicon.patterns) - set(self.lexicon.names)
         if unknown: raise ValueError(f"rubric: no such concept: {', '.join(sorted(unknown))}; add it to the lexicon")
@@ -320,7 +324,7 @@ class Verdict:
     missing: list = field(default_factory=list)
     misconceptions: list = field(default_factory=list)
 
-# %% ../nbs/workshop/18_ideas.ipynb #3e5c3c74
+# %% ../nbs/workshop/18_ideas.ipynb #8e7ff2f6
 _GLUE_EN = re.compile(r"(?<![a-z])(?:an?|the|is|are|be|was|it|its|to|of|in|on|at|by|for|with|from|into|as|than|that|this|they|them|we|you|i|not|no|never|do|does|can|will|would|because|so|if|when|while|and then|then|between|each|every|all|both|only|has|have|gets?|uses?|gives?|makes?|means|up|out|there|their|must|should|first|more|less|per|vs|about|after|before|just|put|one|but|or|and|takes?|any|some|same|different|what|how|where|which|like|until|still|also|even|(?:save|use|train|make|keep|leave|need|stop|work|freeze|unfreeze|learn|add|sum|pick|choose|return|reduce|blur|lose|cut|fit|run|find|show)s|gives?|goes?|go)(?![a-z])|n't")
 _GLUE_KO = re.compile(rf'(?<=[{_H}a-z0-9)])(?:은|는|이|가|을|를|에|에서|로|으로|의|와|만|고|며|면|다|요|있음|없음|같음|좋음|짐|김|함|됨|임|서|해|야|라|니까|때문|한|된|인|할|될|하는|되는|부터|까지|보다|마다|처럼|씩)(?=[\s,.;]|$)')
 _NOTES = re.compile(r'[:=→()+/<>]|->|=>|(?<=\s)-(?=\s)|\?\?')
@@ -332,8 +336,9 @@ def is_word_list(
 ) -> bool:                  # nothing in it ties its words together
     "`least` words or more without particles, endings, function words, phrases between commas, or notes' punctuation"
     words = re.findall(rf'[a-z0-9_{_H}]+(?:-[a-z0-9]+)*', text)
-    if len(words) < least or _NOTES.search(text): return False
-    parts = [p for p in re.split(r'[,;.\n]', text) if p.strip()]
+    parts = [p for p in re.split(r'[,;\n]|\.\s', text) if p.strip()]
+    if len(words) < min(least, 5 if len(parts) < 4 else 4) or _NOTES.search(text): return False
+    if len(parts) > 3 and len(words) <= 1.3*len(parts): return True
     if len(parts) > 1 and 1.5*len(parts) <= len(words) <= 5*len(parts): return False
     glue = [g for g in _GLUE_EN.findall(text) if g not in terms] + _GLUE_KO.findall(text)
     return len(glue) < max(1, len(words)/10)
@@ -357,7 +362,7 @@ def judge(
     lang = lang if lang in ('en', 'ko') else language_of(text)
     plain = normalise(text)
     if not re.search(r'\w|\?\?', plain) and plain != '?': return Verdict('not attempted', 0., lang, missing=list(rubric.ideas))
-    sentences = [s for s in _reads(rubric.lexicon.correct(plain), rubric.lexicon, rubric.names) if not _ASKS.search(s.text)]
+    sentences = [s for s in _reads(rubric.lexicon.correct(plain), rubric.lexicon, rubric.names) if not (_ASKS.search(s.text) or _PLEADS.search(s.text))]
     says = lambda relations: max((_holds(r, sentences, rubric.lexicon) for r in relations), default=0)
     wrong = [m for m in rubric.misconceptions if says(m.stated) > 0]
     cancelled = {n for m in wrong for n in m.cancels}
@@ -365,13 +370,15 @@ def judge(
     denied = {i.name for i in rubric.ideas if votes[i.name] < 0 or says(i.denied) > 0}
     found = [i for i in rubric.ideas if votes[i.name] > 0 and i.name not in denied and not cancelled & {i.name, '*'}]
     needed = rubric.needed or len(rubric.ideas)
+    near = [] if found or '*' in cancelled else [i for i in rubric.partial if says(i.stated) > 0]
     against = bool(denied) or any(not m.harmless for m in wrong)
     score = min(len(found), needed)/needed
     if len(found) >= needed and not against: state = 'right'
-    elif found or any(m.nearly for m in wrong): state = 'partly'
+    elif found or near or any(m.nearly for m in wrong): state = 'partly'
     elif against: state = 'wrong'
     else: state = 'unsure' if any(t.name in rubric.about for s in sentences for t in s.tags) else 'wrong'
+    if state == 'right' and says(rubric.doubt) > 0: state = 'unsure'
     if is_noise(plain): state, found = 'wrong', []
     elif found and is_word_list(plain, 5 if state == 'right' else 7, frozenset(s.text[t.start:t.end] for s in sentences for t in s.tags)) or len(str(text)) > READ and state == 'right': state = 'unsure'
     missing = [i for i in rubric.ideas if i not in found][:max(0, needed - len(found))] if state != 'right' else []
-    return Verdict(state, .5 if state == 'unsure' else min(max(score, .25), .9) if state == 'partly' else score, lang, found, missing, wrong)
+    return Verdict(state, .5 if state == 'unsure' else min(max(score, .25), .9) if state == 'partly' else score, lang, found + (near if state == 'partly' else []), missing, wrong)

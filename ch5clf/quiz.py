@@ -684,7 +684,7 @@ class Either:
         "The verdict of the kind that can read the answer."
         return next((k for k in self.kinds if k.reads(answer)), self.kinds[-1]).judge(answer, lang)
 
-# %% ../nbs/workshop/14_quiz.ipynb #ed8afc40
+# %% ../nbs/workshop/14_quiz.ipynb #3051018f
 class _Late(BaseException): "The time is up."
 
 class _Sink(io.TextIOBase):
@@ -733,60 +733,81 @@ def run_guarded(fn, # what to call
     ran.printed = sink.text
     return ran
 
+class _Stop:
+    """What an interrupt of the main thread does while a learner's function runs.
+
+    Before the time is up it is the learner's own. After that it raises `_Late`; and if that was swallowed, the interrupts come in pairs:
+    the first installs a trace function, the second raises `_Late`, and the trace function raises once more at the next line, which lies in the `except` branch."""
+    def __init__(self, me): self.me, self.over, self.late, self.hard, self.traced, self.armed = me, False, False, False, False, False
+    def __call__(self, signum, frame):
+        if self.over or frame is self.me: return
+        if not self.late: raise KeyboardInterrupt
+        if self.hard and not self.traced: return self._install(frame)
+        self.armed = True
+        raise _Late
+    def _install(self, frame):
+        self.traced, self.armed = True, False
+        sys.settrace(self._trace)
+        while frame is not None and frame is not self.me:
+            frame.f_trace = self._trace
+            frame = frame.f_back
+    def _trace(self, frame, event, arg):
+        if self.armed and event == 'line' and not self.over:
+            self.traced = False  # Python takes a trace function that raises away
+            raise _Late
+        return self._trace
+
+def _interrupt_main():
+    "A real signal where there are threads' signals: it also wakes `time.sleep`; on Windows the simulated one does."
+    if hasattr(signal, 'pthread_kill'): signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+    else: _thread.interrupt_main()
+
 def _timed(fn, args, seconds):
     "In the main thread: a watcher interrupts it when the time is up."
-    me, lock, done, late, hard = sys._getframe(), threading.Lock(), threading.Event(), [], []
-    stopped = False
-    def on_interrupt(signum, frame):
-        if stopped or frame is me: return
-        if not late: raise KeyboardInterrupt  # the learner pressed stop
-        if hard: _thread.interrupt_main()
-        raise _Late
+    stop, lock, done, trace = _Stop(sys._getframe()), threading.Lock(), threading.Event(), sys.gettrace()
     def watch():
         wait = seconds
         while not done.wait(wait):
             with lock:
-                if stopped: return
-                if late: hard.append(1)
-                late.append(1)
-                signal.pthread_kill(threading.main_thread().ident, signal.SIGINT) if hasattr(signal, 'pthread_kill') else _thread.interrupt_main()
-            wait = .3
+                if stop.over: return
+                stop.hard, stop.late, wait = stop.late, True, .05 if stop.late else .3
+                _interrupt_main()
     old = signal.getsignal(signal.SIGINT)
-    signal.signal(signal.SIGINT, on_interrupt)
+    signal.signal(signal.SIGINT, stop)
     threading.Thread(target=watch, daemon=True).start()
     value = error = None
     try:
         value = fn(*args)
-        stopped = True
+        stop.over = True
     except BaseException as e:
-        stopped = True  # no call before this line: from here on an interrupt is ignored
+        stop.over = True  # no call before this line: from here on an interrupt is ignored
         error = e
     done.set()
     with lock: pass
     for _ in range(3): time.sleep(0)  # an interrupt that is still under way arrives while it is ignored
+    if stop.hard: sys.settrace(trace)
     signal.signal(signal.SIGINT, old if old is not None else signal.default_int_handler)
     late = type(error) is _Late
     return Ran(value, None if late else error, late)
 
 def _timed_elsewhere(fn, args, seconds):
-    "In another thread (a server, a subshell) there are no signals: an exception is sent to it."
+    "Called from another thread (a server, a subshell) there are no signals: the function gets a thread of its own, which is sent an exception and, if it swallows that, left behind."
     import ctypes
-    me, done, out = threading.get_ident(), threading.Event(), Ran()
-    def watch():
-        wait = seconds
-        while not done.wait(wait):
-            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(me), ctypes.py_object(_Late))
-            wait = .3
-    threading.Thread(target=watch, daemon=True).start()
-    try:
+    out = Ran(late=True)
+    def work():
         try:
-            try: out.value = fn(*args)
-            finally: done.set()
-        except _Late: out.late = True
-        except BaseException as e: out.error = e
-        for _ in range(3): time.sleep(0)
-    except _Late: out.late = True
-    return out
+            try: out.value, out.late = fn(*args), False
+            except _Late: pass
+            except BaseException as e: out.error, out.late = e, False
+        except _Late: pass
+    t = threading.Thread(target=work, daemon=True)
+    t.start()
+    t.join(seconds)
+    for _ in range(10):
+        if not t.is_alive(): break
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(t.ident), ctypes.py_object(_Late))
+        t.join(.05)
+    return Ran(late=True) if t.is_alive() else out
 
 # %% ../nbs/workshop/14_quiz.ipynb #7591e7ef
 def same(a, # given, plain
