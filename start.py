@@ -5,6 +5,7 @@ Standard library only; Linux, macOS and Windows. `python3 start.py --help` tells
 import argparse
 import configparser
 import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -155,6 +156,19 @@ def test(args):
     return bool(failed)
 
 
+def without_bars(nb):
+    "Finished progress bars leave empty frames behind; drop them from the outputs."
+    book = json.loads(nb.read_text(encoding='utf-8'))
+
+    def is_bar(output):
+        html = ''.join(output.get('data', {}).get('text/html', 'x')).strip()
+        return not html or (html.startswith('<style>') and 'progress' in html and '<table' not in html)
+    for cell in book['cells']:
+        if 'outputs' in cell:
+            cell['outputs'] = [o for o in cell['outputs'] if not is_bar(o)]
+    nb.write_text(json.dumps(book, indent=1, ensure_ascii=False, sort_keys=True) + '\n', encoding='utf-8', newline='\n')
+
+
 def notebooks(args):
     python = environment('dev')
     with tempfile.TemporaryDirectory() as tmp:
@@ -162,6 +176,7 @@ def notebooks(args):
             print(nb.relative_to(ROOT).as_posix(), flush=True)
             if run(program(python.parent.parent, 'jupyter'), 'execute', '--inplace', nb, env=test_env(tmp)):
                 stop('%s did not run; its outputs were left as they were' % nb.name)
+            without_bars(nb)
             run(program(python.parent.parent, 'nbdev_clean'), '--fname', nb)
     return run(python, ROOT / '.ci' / 'readme.py')
 

@@ -8,14 +8,14 @@ __all__ = ['lexicon', 'rubrics']
 # %% ../nbs/workshop/19_rubrics.ipynb #8be48f36
 from .ideas import Idea, Misconception, Rubric, Lexicon, judge
 
-# %% ../nbs/workshop/19_rubrics.ipynb #a7db84e5
+# %% ../nbs/workshop/19_rubrics.ipynb #6fe96be0
 _things = dict(
     CPU=('cpus?', 'cpu|씨피유|시피유'),
     GPU=('gpus?|graphics cards?|cuda', 'gpu|지피유'),
     EARLY=('early|earl(?:ier|iest)|first|initial|lower layers?|lowest layers?|low level|shallow*|front|bottom|inputs?|beginning of the (?:network|model)|start of the (?:network|model)|input (?:side|end|layers?)|near*(?: to)? the input|close*(?: to)? the input|body|backbone|base layers?|pretrained (?:layers?|part|weights|body)|layers? near the input',
-           '초기|초반|앞쪽|앞부분|앞단|^앞(?:의|층|레이어|은|이|일수록|으로)|^앞(?=\\s|에|부터)|처음|^첫|하위|아래쪽|아래층|얕은|입력(?:쪽|층|단|에 가까|에 가깝|과 가까)|저수준|백본|바디|몸통|전반부|사전 ?학습된 (?:층|레이어|부분|가중치|모델)|early'),
+           '초기|초반|앞쪽|앞부분|앞단|^앞(?:의|층|레이어|은|이|일수록|으로)|^앞(?=\\s|에|부터)|처음|^첫|하위|아래쪽|아래층|얕은|입력 ?가까|입력(?:쪽|층|단|에 가까|에 가깝|과 가까)|저수준|백본|바디|몸통|전반부|사전 ?학습된 (?:층|레이어|부분|가중치|모델)|early'),
     LATE=('with depth|deeper into|late|later|latest|last|final|deep|deeper|deepest|outputs?|higher layers?|highest layers?|high level|top|end of the (?:network|model)|output (?:side|end|layers?)|near*(?: to)? the output|close*(?: to)? the output|heads?|classifier|new layers?|newly added|layers? near the output|toward*(?: the)? (?:end|output)',
-          '깊이에 ?따라|끝(?= ?(?:레이어|층))|후기|후반|뒤쪽|뒷부분|뒷단|뒷층|^뒤(?:의|로|층|레이어|는|일수록|가)|^뒤(?=에|부터)|뒷쪽|나중|마지막|^맨 ?끝|끝(?:쪽|부분|층|단|의)|상위|위쪽|윗층|깊은|깊어|출력(?:쪽|층|단|에 가까|에 가깝)|최종|헤드|머리|새로|새 (?:층|레이어)|고수준|분류기'),
+          '깊이에 ?따라|끝(?= ?(?:레이어|층))|후기|후반|뒤쪽|뒷부분|뒷단|뒷층|^뒤(?:의|로|층|레이어|는|일수록|가)|^뒤(?=에|부터)|뒷쪽|나중|마지막|^맨 ?끝|끝(?:쪽|부분|층|단|의)|상위|위쪽|윗층|깊은|깊어|출력 ?가까|출력(?:쪽|층|단|에 가까|에 가깝)|최종|헤드|머리|새로|새 (?:층|레이어)|고수준|분류기'),
     HEAD=('heads?|(?:last|final|new|newly added|added|output|top) (?:linear |few |group |of )*(?:layers?|groups?|parts?|one|linear)|classifier|classification layers?|tail end|randomly? initiali[sz]ed (?:layers?|part|head|weights)|random (?:layers?|part|head|weights)|new part|the last(?= |,|$)|the final(?= one)',
           '헤드|머리|마지막(?!에는|엔|으로|에 |에서)|끝부분|출력부|새로|^새(?= )|분류기|분류층|출력층|최종|끝단|맨 ?뒤|맨 ?끝|head'),
     BODY=('body|backbone|(?:all |the |every )*(?:other|earlier|remaining|previous|lower) (?:layers?|weights|parts?|parameters|ones)|rest|(?:everything|all|every layer|all layers|all the layers|every \\w+|whole \\w+)(?: layers| of it)?(?: else)? (?:but|except|other than|apart from|save)(?: for)? (?:\\w+ ){0,3}?(?:layers?|heads?|one|group|classifier|part)|(?:everything|all|all layers) else|everything else|all other*|the others|pretrained (?:\\w+ )?(?:layers?|part|weights|body|parameters|network|model)|early layers?|encoder|base',
@@ -26,13 +26,13 @@ _things = dict(
             '건드리지|그대로 ?(?:두|둔)|손대지|가만히|얼리|얼려|얼린|얼릴|얼어|동결|고정|프리즈|프리징|묶어 ?두|잠그|잠가|freez[a-z]*|frozen'),
     UNFREEZE=('unfreez*|unfroze*|un freez*|unlock*|thaw*|defrost*|releas*|(?:frozen|freez*) ~ (?:lift*|removed|off)|no longer frozen',
               '언프리즈|언프리징|녹이|녹여|녹인|동결(?:을|이|된 것을|했던 것을)?(?: ?\\S+)? ?(?:풀|해제|푼|없)|(?:동결|고정|프리즈|얼린|얼려|잠금|잠근|freeze|freezing)\\S*(?:(?: ?\\S+){0,2})? ?(?:풀|푼|해제)|얼린 ?(?:것|층|레이어|부분)\\S* ?(?:풀|녹)|해동|unfreez[a-z]*'),
-    TRAIN=('train*|fit|fits|fitt*|learn*|updat*|tun*|fine tun*|adjust*|optimi[sz]*|chang*',
-           '학습|훈련|가르|배우|트레이닝|조정|업데이트|갱신|튜닝|맞추|train[a-z]*'),
+    TRAIN=('epochs? on|(?:1|one) epoch|train*|fit|fits|fitt*|learn*|updat*|tun*|fine tun*|adjust*|optimi[sz]*|chang*',
+           '학습|훈련|에폭|가르|배우|트레이닝|조정|업데이트|갱신|튜닝|맞추|train[a-z]*'),
     SMALL=('small*|low|lower|lowest|lesser|less|tiny|tinier|slow|slower|slowly|slowest|gentl*|little|reduced?|decreas*|weaker|careful*|barely|shrink*|minimal|\\de-[5-9]',
-           '작게|작은|작아|작고|작을|작다|작음|작으|작습|작지만|낮|적게|적은|느리|느린|느려|천천|조금|미세|살살|줄이|줄여|줄인|감소|약하|소폭|덜|조심'),
+           '작게|작은|작아|작고|작을|작다|작음|작으|작습|작지만|낮|적게|적은|느리|느린|느려|천천|조금|미세|살살|줄이|줄여|줄인|감소|약하|소폭|덜|조심|↓'),
     LARGE=('larg*|big|bigger|biggest|high|higher|highest|greater|great|fast|faster|fastest|quick*|more|increas*|grow*|rais*|aggressive*|stronger?|full size|oversized?|upscale*|\\de-[1-4]',
-           '크게|^큰|^더큰|^큼|^커|^크(?:고|다|며|지|면|기|고|니|죠|므|도록)|더 ?크|^클|높|빠르|빨리|빠른|빨라|많이|증가|늘리|늘어|늘려|늘린|올라|올리|올려|강하|활발|마음껏|키우|키운|키워|커'),
-    MODEL=('models?|networks?|loss*|train*|predict*|confusion matrix|top losses|classifiers?|learner|it|results?', '모델|네트워크|학습|훈련|손실|예측|결과|혼동 ?행렬|top losses|오차'),
+           '크게|^큰|^더큰|^큼|^커|^크(?:고|다|며|지|면|기|고|니|죠|므|도록)|더 ?크|^클|높|빠르|빨리|빠른|빨라|많이|증가|↑|늘리|늘어|늘려|늘린|올라|올리|올려|강하|활발|마음껏|키우|키운|키워|커'),
+    MODEL=('models?|networks?|loss*|train*|predict*|confusion matrix|top losses|classifiers?|learner|it|results?', '모델|네트워크|학습|훈련|손실|예측|결과|혼동 ?행렬|top losses|오차|돌려 ?보'),
     SOFTMAX=('softmax(?: ed)?|soft max', '소프트 ?맥스|softmax'),
 )
 
@@ -73,7 +73,7 @@ _sizes = dict(                                             # q01, q06
     ACCURATE=('accura*|precis*', '정확'),
 )
 
-# %% ../nbs/workshop/19_rubrics.ipynb #eefe7fa5
+# %% ../nbs/workshop/19_rubrics.ipynb #52f612c0
 _forms = dict(                                             # q03, q06, q09
     FILES=('files?|images?|photos?|pictures?|documents?|jpe?gs?|individual items?', '파일|이미지|사진|문서|그림'),
     FOLDER=('folders?|director(?:y|ies)|subfolders?|filenames?|file names?|paths?', '폴더|디렉터리|디렉토리|파일 ?이름|파일 ?명|경로|하위 ?폴더'),
@@ -89,19 +89,20 @@ _forms = dict(                                             # q03, q06, q09
                 '(?:정보|디테일|세부|무늬|특징|픽셀|색|윤곽|질감)\\S*(?: ?\\S+)? ?(?:사라|날아|없어|잃|손실|포화|뭉개|안 ?보|변)|너무 ?(?:밝|어두|어둡|세|강|심|많)|과도|지나치|하얗게|까맣게|포화|비현실|부자연|알아(?:보|볼|봐)|왜곡|찌그러|일그러|구분(?:이|할)'),
     GOODEFFECT=('improv*|more data|generali[sz]*|prevent* overfitting|better model', '일반화|향상|더 ?좋아|성능이 ?좋'),
     NO=('no(?! idea| way to)|i would not|i\'d not|wouldn\'t|i don\'t think so|inefficient|nope|train* (?:\\w+ ){0,3}?(?:first|early|quick*|straight away|right away|immediately|anyway|now|already)|(?:first|early) train*|use (?:a |the )?(?:\\w+ )?model (?:first|to|as)|start (?:training|by training|with training)|nah|not (?:a |really |necessarily |such |the |at all |very |so )*(?:good|great|wise|best|ideal|smart|sensible|plan|wait*|needed|necessary|recommended|right)|(?:bad|poor|wrong|terrible|unwise|inefficient|wasteful|backwards?) (?:plan|idea|approach|strategy|order)|(?:should|would|do|need|must) ?(?:not|nt|n\'t) (?:have to |need to )?(?:wait|hold off|hold|clean|do that|postpone|delay|be done)|(?:don\'t|shouldn\'t|needn\'t|wouldn\'t|mustn\'t) (?:have to |need to )?(?:wait|hold|clean|postpone|delay|be|do)|disagree|isn\'t (?:a )?(?:good|wise|great)|not (?:really|at all|necessarily)|waste of time|wast* (?:\\w+ ){0,2}?(?:time|weeks?|days?|months?)|better to train|no need|unnecessary|mistake to wait|backwards?|never (?:wait|hold)|other way round|wrong order',
-        '^아니[요오다에예]|비추|추천하지|(?:학습|훈련)부터 ?\\S*(?: ?\\S+)? ?(?:낫|좋|맞|해야)|^아님|^아뇨|^노(?=[,.\\s])|^아니(?=[,.\\s]|$)|좋(?:은|지|지는) ?(?:계획|방법|생각|전략|순서)?(?:이|은|는)? ?(?:아니|않|못)|안 ?좋|나쁜 ?(?:계획|방법|생각|전략)|나쁘|비효율|시간 ?낭비|낭비|기다릴 ?필요(?:가|는)? ?없|기다리지 ?(?:말|않)|기다리면 ?안|미룰 ?필요|미루지|미룰 ?이유|필요(?:가|는)? ?없|필요 ?없|그럴 ?필요|반대|바람직하지|잘못된 ?(?:계획|순서|방법|생각)|별로|옳지|(?:먼저|일단|우선|바로|빨리) ?(?:\\S+ ?){0,3}(?:학습|훈련|모델|돌려|돌리)|거꾸로'),
+        '^아니[요오다에예]|비추|추천하지|순서를 ?바꾸|순서를 ?바꿔|모델부터|(?:학습|훈련)부터 ?\\S*(?: ?\\S+)? ?(?:낫|좋|맞|해야)|^아님|^아뇨|^노(?=[,.\\s])|^아니(?=[,.\\s]|$)|좋(?:은|지|지는) ?(?:계획|방법|생각|전략|순서)?(?:이|은|는)? ?(?:아니|않|못)|안 ?좋|나쁜 ?(?:계획|방법|생각|전략)|나쁘|비효율|시간 ?낭비|낭비|기다릴 ?필요(?:가|는)? ?없|기다리지 ?(?:말|않)|기다리면 ?안|미룰 ?필요|미루지|미룰 ?이유|필요(?:가|는)? ?없|필요 ?없|그럴 ?필요|반대|바람직하지|잘못된 ?(?:계획|순서|방법|생각)|별로|옳지|(?:먼저|일단|우선|바로|빨리) ?(?:\\S+ ?){0,3}(?:학습|훈련|모델|돌려|돌리)|거꾸로'),
     YES=('yes|yeah|yep|sure|(?:colleague|he|she|they) (?:is|are|\'s) right|absolutely|of course|definitely|certainly|exactly|right|correct|good (?:plan|idea|approach)|great (?:plan|idea)|(?:should|must|have to|need to) (?:always |first |really )?(?:clean|be clean*|remove|fix|wait)|clean* (?:\\w+ ){0,3}(?:first|before)|garbage in|i agree|agree|makes sense|sensible|right plan|wise|correct plan',
          '^네(?=[,.!\\s]|$)|동료(?:의|가)? ?\\S* ?맞|^그렇|^그래요|^맞다|^옳|당연|물론|^맞아|^그럼|항상 ?먼저|(?:정리|정제|청소)가 ?(?:먼저|우선)|^예(?=[,.\\s]|$)|^응(?=[,.\\s])|좋은 ?(?:계획|생각|방법|전략)|맞(?:아요|는 ?계획|습니다)|(?:먼저|완벽히|전부|다|모두|깨끗이|깨끗하게) ?(?:\\S+ ?){0,2}(?:정리|정제|청소|골라|제거|클리닝)\\S*(?: ?\\S+)? ?(?:해야|하고 ?나서|한 ?(?:뒤|후|다음)|되어야|후에)|(?:정리|정제|청소|제거|골라내)\\S* ?(?:해야|한 ?뒤|한 ?다음|한 ?후|후에|먼저)|쓰레기'),
     FIND=('find*|found|show*|reveal*|point*|help*|tell*|spot*|detect*|identif*|surfac*|discover*|locat*|flag*|see|expos*|highlight*|uncover*|guid*|use|using|used|rank*|sort*|know*|learn what|catch*|notice*|diagnos*|look* at|inspect*|check*|review*|examin*|easier|faster|quicker',
           '찾|알려|드러|보여|발견|도와|도움|골라|가려|가르쳐|알 ?수|파악|짚어|확인|집어|잡아|식별|나타|눈에|보이|보인|볼 ?수|보면|보고|띄|점검|살펴|검토|걸러|효율|쉬워|쉽|빨라|빠르|낫|편하'),
-    DIRT=('errors?|mistakes?|mis ?label*|wrong*|bad|dirt*|noise|noisy|outliers?|problem*|issues?|clean*|incorrect*|faulty|suspicious|broken|corrupt*|garbage|junk|label errors?|hard(?:est)? (?:examples|images|cases)|worst|highest loss*|biggest loss*|top losses|large* loss*|confus*',
-          '잘못|오류|틀린|나쁜|문제|이상한|노이즈|더러|청소|정리|정제|클리닝|cleaning|손상|불량|의심|오라벨|엉뚱|손실이 ?(?:큰|높)|라벨 ?오류|헷갈|지저분|오염|수상'),
+    DIRT=('errors?|mistakes?|mis ?label*|wrong*|bad|dirt*|noise|noisy|outliers?|problem*|issues?|clean*|incorrect*|faulty|suspicious|weird|odd|strange|fishy|broken|corrupt*|garbage|junk|label errors?|hard(?:est)? (?:examples|images|cases)|worst|highest loss*|biggest loss*|top losses|large* loss*|confus*|repair*|fix*|relabel*',
+          '잘못|오류|틀린|나쁜|문제|이상한|노이즈|더러|청소|정리|정제|클리닝|cleaning|손상|불량|의심|오라벨|엉뚱|손실이 ?(?:큰|높)|라벨 ?오류|헷갈|지저분|오염|수상|고치'),
+    EVIDENCE=('most wrong|wrong on|mistakes|loss*|confus*|easier|list|fishy|suspect*', '쉬워|실수|손실|헷갈|의심|loss'),
     DONTMATTER=('(?:labels?|errors?|quality|data|dirt) (?:\\w+ ){0,3}?(?:never|not|n\'t) (?:really )?matter|(?:make|makes) no difference|ignore them|(?:does|do)n\'t matter (?:for|to|at)', '상관 ?없|영향(?:이|을)? ?(?:없|안|주지)|중요하지 ?않'),
     OTHERREASON=('baseline|quick* ~ feedback|early feedback|perfect*|never (?:finish*|end*|clean)|takes? (?:too |very |so |forever|a long)*(?:long|time|forever)|tolera*|robust|small amount|matter*|waste*|time|iterat*|which (?:errors|labels|problems)',
                  '베이스라인|기준선|완벽|끝이 ?없|끝나지|시간|견딜|견디|강건|중요한지|반복|피드백|빨리'),
 )
 
-# %% ../nbs/workshop/19_rubrics.ipynb #dbbb0b24
+# %% ../nbs/workshop/19_rubrics.ipynb #61992e89
 _losses = dict(                                            # q10 q11 q12 q14 q15 further
     LOGSM=('log softmax|log_softmax|logsoftmax|log soft max|(?:log|logarithm)(?: of)?(?: the)? softmax|softmax (?:and|then|followed by|,)? ?(?:take |taking )?(?:a |the |its )?log(?:arithm)?(?! likelihood| loss)|softmax in log space', '로그 ?소프트 ?맥스|log ?소프트 ?맥스|소프트 ?맥스(?:의|에|를|한|값의)? ?(?:결과에 ?|값에 ?)?(?:로그|log)|softmax(?:의|에|를|한)? ?(?:결과에 ?)?(?:로그|log(?![a-z_ ]*lik))|log_?softmax'),
     NLL=('nll|nll_loss|nllloss|nll loss|negative (?:log )?(?:likelihood|likelyhood|liklihood)(?: loss)?|negative_log_likelihood(?:_loss)?|neg log likelihood|minus (?:the )?log likelihood|negative log prob*', '(?:음의|네거티브|음수|마이너스) ?(?:로그 ?)?(?:우도|가능도|라이클리후드|확률|likelihood)|nll_?loss|nll'),
@@ -109,36 +110,38 @@ _losses = dict(                                            # q10 q11 q12 q14 q15
     OTHERLOSS=('mse(?: loss)?|mean squared|relu|sigmoid|bce|l1|mae|kl|accuracy|dropout|tanh|hinge', '시그모이드|렐루|평균 ?제곱|정확도|드롭아웃'),
     ZEROONE=('either 0 or 1|0 or 1|zero or one|binary', '0 ?(?:또는|이나|아니면|혹은) ?1'),
     R01=('unit interval|(?:no|none|never|nothing) (?:\\w+ ){0,3}?(?:negative|below|under|less|smaller|outside|above|over|greater|exceed*)(?: (?:than |or |over |above |below |zero |0 |one |1 )*(?:one|1|zero|0))?|positive(?! label| class| negative)|(?:never|not|n\'t|cannot|can\'t) (?:\\w+ ){0,2}?(?:leave*|exceed*|outside|below|smaller|less|negative)(?: than| the| interval| range){0,3}(?: [\\[(]?0(?:, ?1[\\])]?)?)?|(?:between|from|in|within|range*|lies?|lie|inside|bounded|of)? ?(?:the )?(?:range |interval )?(?:of |from |between |by )?[\\[(]?(?:0|zero|0\\.0)[\\])]?(?: ?(?:and|to|,|-|–|~|through|\\.\\.+|or more and|<=|<|≤) ?)(?:below |at most |up to )?[\\[(]?(?:1|one|1\\.0)[\\])]?(?! ?[.,]?\\d)|non negative|nonnegative|(?:all |always |are |is |every \\w+ |each \\w+ )positive|never negative|no negative|at least 0|0 <= \\w+ <= 1|between 0 ~ 1|not negative|greater than (?:0|zero)',
-         '(?:0|영|제로) ?(?:과|에서|부터|~|-|–|,|보다 ?(?:크|같)\\S*|이상|초과|와) ?(?:1|일|이상)(?! ?[.,]?\\d)(?:보다| ?이하| ?미만| ?사이|의 ?사이| ?까지)?|(?:0|영) ?이상,? ?1|0보다 ?크|0 ?이상|양수|음수가 ?(?:아니|없|안|나오지)|0 ?< ?\\S+ ?< ?1|[\\[(]0 ?, ?1[\\])]|(?:>=|≥|> ?=) ?0(?!\\.)|0 ?(?:≤|<=|<) ?\\S{1,8}? ?(?:≤|<=|<) ?1|0 ?(?:퍼|%)\\S* ?\\S{0,4} ?100 ?(?:퍼|%)|음수(?:가|는|도)? ?(?:없|안|나오지)|1(?:을|를|보다)? ?(?:넘지|초과하지|크지)'),
+         '(?:0|영|제로) ?(?:과|에서|부터|~|-|–|,|보다 ?(?:크|같)\\S*|이상|초과|와) ?(?:1|일|이상)(?! ?[.,]?\\d)(?:보다| ?이하| ?미만| ?사이|의 ?사이| ?까지)?|(?:0|영) ?이상,? ?1|0보다 ?크|0 ?이상|양수|음수가 ?(?:아니|없|안|나오지)|0 ?< ?\\S+ ?< ?1|[\\[(]0 ?, ?1[\\])]|(?:>=|≥|> ?=) ?0(?!\\.)|0 ?(?:≤|<=|<) ?\\S{1,8}? ?(?:≤|<=|<) ?1|0 ?(?:퍼|%)\\S* ?\\S{0,4} ?100 ?(?:퍼|%)|음수(?:가|는|도)? ?(?:없|안|나오지)|1(?:을|를|보다)? ?(?:넘지|초과하지|크지)|1 ?초과\\S* ?없'),
     SUM1=('(?:altogether|all together|together) (?:they |it )?(?:is|are|make|makes) (?:exactly |precisely )?(?:1|one)|(?:sum*|add*|total*|(?:together|altogether) (?:they )?(?:make|give|equal|are|form))(?: ~)? (?:1|one|unity|100 ?%|100 percent)(?!\\.?\\d| ?%)|(?:sum|total) (?:is|of|=|equals?|to|equal to|being|always|must be|: ?|-> ?)* ?(?:exactly |always )?(?:1|one|100 ?%)(?!\\.?\\d)|sum(?:s|med)?(?: \\w+)* ?(?:=|==|to|is) ?(?:1|one)|normali[sz]ed to (?:1|one)|1 in total',
           '(?:합|총합|합계|더하|더한|더해|합치|합산|다 ?더|sum)\\S*(?: ?\\S+){0,3}? ?(?:=|==)? ?(?:1|일|100 ?%)(?!\\.?\\d|%| ?보다|[0-9])(?:이|로|임|로 ?|$|,| |\\.|되|가|인|\\)|!)|(?:sum|합) ?[:=]+ ?1|[σ∑] ?\\S* ?= ?1|100 ?(?:퍼|%)'),
     SUMX=('(?:sum*|add*|total*)(?: ~)? (?:to |up to |is )?(?:0|zero|2|two|10|100(?! ?%| percent)|n|the number of classes|more than 1|less than 1)(?!\\.?\\d)|mean ~ (?:0|zero)|standard deviation|variance|average ~ (?:0|1|one)|(?:between|from) -1 (?:and|to) 1|product ~ 1|multipl* ~ 1|largest ~ (?:is|equals?) 1|normal* distribut*|gaussian|zero mean|unit variance', '정규 ?분포|(?:합|더하|더한|더해)\\S*(?: ?\\S+){0,2}? ?(?:0|영|10|100(?! ?%))(?:이|으로|임|이 ?)|평균(?:이|은)? ?(?:0|1)|표준 ?편차|분산|-1(?:과|에서|부터|~) ?1|곱(?:이|은|하면)? ?1'),
     EACHSAME=('(?:across|over|of|for) (?:the |all |whole |entire )*(?:batch*|images|pictures|photos|pixels|data ?set)', '배치(?:의|에|를|에서)? ?(?:모든|전체)? ?\\S* ?합|배치 ?전체|모든 ?(?:사진|이미지)\\S* ?합'),
-    PROB=('probabilit*|probable|plausib*|distribut*|confiden*|likel(?:y|ihoods?|iness)|percent*|chance*|how sure|certain*|proportions?', '확률|분포|확신|가능성|퍼센트|비율|비중|확실'),
+    PROB=('p\\([a-z]+\\)|probabilit*|probable|plausib*|distribut*|confiden*|likel(?:y|ihoods?|iness)|percent*|chance*|how sure|certain*|proportions?', '확률|분포|확신|가능성|퍼센트|비율|비중|확실'),
     COMPARE=('compar*|relative*|compet*|pick* (?:one|a|the|exactly)|choos* (?:one|a|the|exactly)|(?:only|exactly|just) one (?:class|label|answer|category|breed)|single (?:label|class|answer|category|breed)|one (?:class|label|category|breed) (?:per|for each|only|wins|is)|mutually exclusive|rank*|which class|same scale|interpret*|meaningful|log ~ (?:work*|loss)|cross entropy|the loss|decide|select*|belongs to one|push ~ (?:one|others)', '비교|상대|경쟁|하나(?:의|만|를)? ?(?:클래스|레이블|품종|정답|범주)?(?:만|를|을)? ?(?:고르|선택|골라|뽑|정|속)|(?:클래스|레이블|품종|정답|범주)(?:를|을)? ?(?:하나|한 ?개)(?:만)?|하나의 ?(?:클래스|레이블|품종|정답)|해석|크로스 ?엔트로피|손실(?:을|로|에)? ?(?:계산|쓰|구)|고를 ?수|선택할 ?수|같은 ?(?:척도|기준|스케일)|의미|견주|견줄|하나 ?뿐|배타|판단|단일'),
     AMPLIFY=('amplif*|exaggerat*|exponential*', '증폭|amplify|키워|과장|부각'),
-    MULTILABEL=('multi ?label*|multiple label*|multi target|several labels?|more than one (?:class|label|object|category|thing|animal|breed|pet|answer|correct|kind|item|dog|cat|tag|true|of)|(?:several|multiple|many|two|2|three|various|different) (?:\\w+ )?(?:labels?|objects?|things|animals?|pets?|breeds|tags|dogs|cats|answers|categories|classes|items) (?:can |may |might |could |are |be |is |or |that |all )*(?:\\w+ ){0,2}?(?:in|per|on|at|for|present|apply|appl*|true|together|simultaneous*|correct|appear*|shown|visible|exist*|occur*)|(?:picture|image|photo|item|input|example|sample)s? (?:\\w+ ){0,4}?(?:several|multiple|many|two|more than one|both|various)|(?:a|one|each|same|single|the) (?:picture|image|photo|item) (?:\\w+ ){0,4}?(?:zero|none|no|nothing|several)|both (?:a )?(?:cat|dog)s? and|a (?:cat|dog) and a (?:cat|dog)|not (?:\\w+ ){0,2}?exclusive|(?:aren|isn|not|don|doesn)\'?t? (?:\\w+ ){0,2}?exclusive|non exclusive|independent* (?:labels?|classes|probabilit*|yes)|each class (?:is )?independent*|multiple correct|overlapping classes|belong* to (?:several|multiple|many|more than one|two)|zero or more|any number of (?:labels|classes|objects|tags|things)|several tags|tags may|one or more',
-         '다중 ?(?:레이블|라벨|label)|멀티 ?(?:레이블|라벨)|multi-?label|복수(?:의)? ?(?:레이블|라벨|정답|클래스)|(?:여러|둘 ?이상|두|2|복수|다수|여럿|둘|몇)(?:의)? ?(?:개|마리|가지|명|종류)?(?:의|이상의| 이상| 이상의)? ?(?:레이블|라벨|물체|동물|객체|정답|클래스|품종|대상|범주|카테고리|고양이|강아지|개|것|태그)?\\S*(?: ?\\S+){0,3}? ?(?:동시|함께|한 ?(?:사진|이미지|장|번|그림)|같이|있을|있는|나오|들어|속할|속하|등장|담|존재|해당|가질|달|붙|찍)|(?:사진|이미지|그림|입력|장)\\S*(?: ?\\S+){0,3}? ?(?:여러|둘|두 ?(?:개|마리|가지|종)|복수|다수|여럿|2개|2마리)|동시에 ?(?:여러|둘|속|나|존재|있|정답)|배타적(?:이지|이 ?않)|독립(?:적|된|인)|고양이(?:와|랑|하고|도) ?(?:강아지|개)'),
-    NONECLASS=('all (?:\\w+ ){0,4}?(?:near|close to|be|at) (?:0|zero)|(?:no|none|zero|nothing|neither) (?:\\w+ ){0,3}?(?:class*|objects?|labels?|animals?|pets?|known|categor*|match*|of (?:the|them|our|these)|breeds?|apply|applies|present|dogs?|cats?|at all|there|fits?|in (?:it|the))|(?:none|nothing) (?:of|fits?|matches|applies|there|in)|(?:doesn\'t|don\'t|does not|do not|not|isn\'t|aren\'t|is not|without|may not|might not|need not|cannot) (?:\\w+ ){0,4}?(?:any (?:of|class*|known|label*|categor*|breed*|object*|animal*|pet*)|belong*|contain*|one of the|(?:in|among) the (?:classes|training|list))|unknown|background|out of (?:distribution|scope)|other class|empty (?:picture|image|photo)*|neither|unseen|not in (?:our|the) (?:list|classes|training)',
-         '[가-힣]+도 ?,? ?[가-힣]+도 ?(?:아닌|아니|없)|아무 ?\\S*(?: ?\\S+)? ?해당(?:되|하)지 ?(?:않|못)|아무 ?(?:것도|클래스|물체|동물|레이블|품종|데도|대상)\\S*(?: ?\\S+){0,2}? ?(?:없|아닌|아니|속하지 ?(?:않|못)|해당)|(?:어느|어떤) ?(?:클래스|것|품종|레이블|범주|쪽|곳|데)\\S*(?: ?\\S+){0,2}? ?(?:속하지 ?(?:않|못)|해당하지 ?(?:않|못)|아닌|아니|없|않)|(?:클래스|물체|동물|레이블|정답|대상|품종|객체|답|고양이|강아지|개)(?:가|이|도|에|에도)? ?(?:하나도|아예|전혀)? ?(?:없는|없을|없거나|없으면|속하지 ?(?:않|못)|해당하지 ?(?:않|못))|해당(?:하는|되는)? ?(?:\\S+ ?)?(?:없|않)|모르는 ?(?:것|클래스|물체|동물|사진)|배경만|빈 ?사진|하나도 ?없'),
+    MULTILABEL=('(?:0|zero),? (?:(?:1|one),? )?or (?:\\d|two|three|more|several)|multi ?label*|multiple label*|multi target|several labels?|more than one (?:class|label|object|category|thing|animal|breed|pet|answer|correct|kind|item|dog|cat|tag|true|of)|(?:several|multiple|many|two|2|three|various|different) (?:\\w+ )?(?:labels?|objects?|things|animals?|pets?|breeds|tags|dogs|cats|answers|categories|classes|items) (?:can |may |might |could |are |be |is |or |that |all )*(?:\\w+ ){0,2}?(?:in|per|on|at|for|present|apply|appl*|true|together|simultaneous*|correct|appear*|shown|visible|exist*|occur*)|(?:picture|image|photo|item|input|example|sample)s? (?:\\w+ ){0,4}?(?:several|multiple|many|two|more than one|both|various)|(?:a|one|each|same|single|the) (?:picture|image|photo|item) (?:\\w+ ){0,4}?(?:zero|none|no|nothing|several)|both (?:a )?(?:cat|dog)s? and|a (?:cat|dog) and a (?:cat|dog)|not (?:\\w+ ){0,2}?exclusive|(?:aren|isn|not|don|doesn)\'?t? (?:\\w+ ){0,2}?exclusive|non exclusive|independent* (?:labels?|classes|probabilit*|yes)|each class (?:is )?independent*|multiple correct|overlapping classes|belong* to (?:several|multiple|many|more than one|two)|zero or more|any number of (?:labels|classes|objects|tags|things)|several tags|tags may|one or more',
+         '다중 ?(?:레이블|라벨|label)|멀티 ?(?:레이블|라벨)|multi-?label|복수(?:의)? ?(?:레이블|라벨|정답|클래스)|(?:여러|둘 ?이상|두|2|복수|다수|여럿|둘|몇)(?:의)? ?(?:개|마리|가지|명|종류)?(?:의|이상의| 이상| 이상의)? ?(?:레이블|라벨|물체|동물|객체|정답|클래스|품종|대상|범주|카테고리|고양이|강아지|개|것|태그)?\\S*(?: ?\\S+){0,3}? ?(?:동시|함께|한 ?(?:사진|이미지|장|번|그림)|같이|있을|있는|나오|들어|속할|속하|등장|담|존재|해당|가질|달|붙|찍)|(?:사진|이미지|그림|입력|장)\\S*(?: ?\\S+){0,3}? ?(?:여러|둘|두 ?(?:개|마리|가지|종)|복수|다수|여럿|2개|2마리)|동시에 ?(?:여러|둘|속|나|존재|있|정답)|배타적(?:이지|이 ?않)|독립(?:적|된|인)|(?:고양이|강아지|개)(?:와|랑|이랑|하고|도) ?(?:고양이|강아지|개)'),
+    NONECLASS=('none of the above|all (?:\\w+ ){0,4}?(?:near|close to|be|at) (?:0|zero)|(?:no|none|zero|nothing|neither) (?:\\w+ ){0,3}?(?:class*|objects?|labels?|animals?|pets?|known|categor*|match*|of (?:the|them|our|these)|breeds?|apply|applies|present|dogs?|cats?|at all|there|fits?|in (?:it|the))|(?:none|nothing) (?:of|fits?|matches|applies|there|in)|(?:doesn\'t|don\'t|does not|do not|not|isn\'t|aren\'t|is not|without|may not|might not|need not|cannot) (?:\\w+ ){0,4}?(?:any (?:of|class*|known|label*|categor*|breed*|object*|animal*|pet*)|belong*|contain*|one of the|(?:in|among) the (?:classes|training|list))|unknown|background|out of (?:distribution|scope)|other class|empty (?:picture|image|photo)*|neither|unseen|not in (?:our|the) (?:list|classes|training)',
+         '[가-힣]+도 ?,? ?[가-힣]+도 ?(?:아닌|아니|없)|아무 ?\\S*(?: ?\\S+)? ?해당(?:되|하)지 ?(?:않|못)|아무 ?(?:것도|클래스|물체|동물|레이블|품종|데도|대상)\\S*(?: ?\\S+){0,2}? ?(?:없|아닌|아니|속하지 ?(?:않|못)|해당)|(?:어느|어떤) ?(?:클래스|것|품종|레이블|범주|쪽|곳|데)\\S*(?: ?\\S+){0,2}? ?(?:속하지 ?(?:않|못)|해당하지 ?(?:않|못)|아닌|아니|없|않)|(?:클래스|물체|동물|레이블|정답|대상|품종|객체|답|고양이|강아지|개)(?:가|이|도|에|에도)? ?(?:하나도|아예|전혀)? ?(?:없는|없을|없거나|없으면|속하지 ?(?:않|못)|해당하지 ?(?:않|못))|해당(?:하는|되는)? ?(?:\\S+ ?)?(?:없|않)|모르는 ?(?:것|클래스|물체|동물|사진)|배경만|빈 ?사진|하나도 ?없|둘 ?다 ?없|아예 ?없'),
+    MANYPICS=('(?:several|many|multiple|two) (?:pictures|images|photos|batches) at|(?:several|many|multiple) (?:pictures|images|photos)(?= |$|,) (?:at once|together|in)', '(?:여러|많은|두) ?(?:사진|이미지|장)(?:을|를)'),
     GOODSM=('softmax (?:is|works|would be) (?:the )?(?:best|good|right|ideal|better|needed|well|great|perfect)|(?:use|need|want|prefer) softmax', '(?:softmax|소프트 ?맥스)(?:가|를)? ?(?:제일|가장|꼭|반드시|더)? ?(?:좋|필요|써야|알맞)'),
     ONECLASS=('one of (?:them|these|the classes|several|many) (?:is|can|will|must)|(?:exactly|only|just|always) (?:\\w+ ){0,3}?(?:one|1|single)|single label|mutually exclusive|one (?:label|class|answer|right) (?:\\w+ ){0,2}?(?:per|for each|each|only)|compete', '(?:정답|레이블|라벨|클래스|답)(?:이|은|가|는)? ?(?:딱 ?|오직 ?|항상 ?|꼭 ?|반드시 ?)?(?:하나|한 ?개|1개)|중 ?(?:에서 ?)?하나|하나의 ?(?:정답|레이블|라벨|클래스)|(?:딱|오직|항상|반드시) ?(?:하나|한)|하나가|한 ?마리만|서로 ?배타|경쟁|단일'),
     CLASSCOUNT=('labels?|objects?|several|multiple|none|exclusive|more than one|both', '여러|둘|레이블|라벨|없|동시'),
     SIGMOID=('sigmoid*|independent*|bce', '시그모이드|독립|sigmoid'),
     REGRESS=('regress*|continuous (?:value|target|output|number)*|real valued|predict* (?:a )?(?:number|age|price|temperature|coordinates)', '회귀|연속(?:적인|된)? ?(?:값|수)?|실수 ?값'),
-    MANYCLASS=('(?:many|lots of|37|hundreds of|thousands of|more than two|too many) (?:classes|categories|breeds)|multi ?class', '클래스(?:가|의 ?수가)? ?(?:너무 ?)?많|다중 ?(?:클래스|분류)|37'),
+    MANYCLASS=('to choose from|(?:many|lots of|37|hundreds of|thousands of|more than two|too many) (?:classes|categories|breeds)|multi ?class', '클래스(?:가|의 ?수가)? ?(?:너무 ?)?많|다중 ?(?:클래스|분류)|37'),
     BINARYCLASS=('binary|only two classes|two classes|two categories', '이진|클래스가 ?둘|두 ?클래스'),
     TWO=('two|2 (?:\\w+ )?(?:values?|cases?|class*|categor*|options?|branch*|outcomes?|alternativ*|way*|choices?|possib*)|binary|pair|either|true (?:or|and|/) ?false|true/false|yes ?(?:or|/) ?no|if ?(?:and|/|-|,)? ?else|if then|ternary|boolean|bool|condition*|one or the other|both values|dichotom*|0 or 1|a or b', '이항|둘|^두 ?(?:개|가지|값|경우|클래스|갈래|쪽|후보|선택)|두 ?(?:개|가지|값|경우|갈래)|2 ?(?:개|가지|진|클래스)|이진|이분|양자|참(?:과|이|/|인지|,|·)? ?거짓|조건|if[- /]?else|불리언|boolean|binary|양쪽|양자택일|true|예/아니'),
     SELECT=('choos*|chose|select*|pick*|return*|switch*|branch*|options?|outcomes?|either|only|just|limited|at most|distinguish*|alternativ*|decid*|between|split*|exactly|handle*|support*|give*|cover*|can express|ways?|possibilit*|answers?', '고르|고를|골라|선택|반환|분기|만(?= |,|$|을|이|으)|뿐|밖에|결정|구분|나눌|갈래|택|중 ?하나|한정|가지|돌려'),
+    CONDTWO=('two conditions', '조건(?:이|은)? ?두 ?개|두 ?조건'),
     ATONCE=('at once|simultaneous*|at the same time|both at', '동시에|한꺼번에|한 ?번에'),
-    IFELSE=('if ?(?:and|/|-|,)? ?else|if then|ternary|true (?:or|and|/) ?false|true/false|yes ?(?:or|/|and) ?(?:a )?no|(?:yes|true|no|false) (?:branch|case|value|side)|bool*|one or the other|(?:a |one |single )?condition (?:\\w+ ){0,4}?(?:true|false|two|either|met)', 'if[- /]?else|참(?:과|이냐|이면|인지|/|,|·|이거나|일)? ?(?:이냐)? ?거짓|불리언|boolean|양자택일|예/아니|조건(?:이|에|을|문)? ?\\S* ?(?:참|맞|두|둘|따라)'),
+    IFELSE=('0/1|if ?(?:and|/|-|,)? ?else|if then|ternary|true (?:or|and|/) ?false|true/false|yes ?(?:or|/|and) ?(?:a )?no|(?:yes|true|no|false) (?:branch|case|value|side)|bool*|one or the other|(?:a |one |single )?condition (?:\\w+ ){0,4}?(?:true|false|two|either|met)', 'if[- /]?else|참(?:과|이냐|이면|인지|/|,|·|이거나|일)? ?(?:이냐)? ?거짓|불리언|boolean|이진 ?(?:분류)?(?:용|전용|에만)|양자택일|예/아니|조건(?:이|에|을|문)? ?\\S* ?(?:참|맞|두|둘|따라)'),
     CHOOSE=('choos*|chose|select*|pick*|return*|switch*|decid*|branch*|option*|case*|handl*|support*|only|just|values?|alternativ*|between|outcomes?|way|work*|distinguish*|classes|split*|express*|possibilit*|categor*|limited|takes?|give*|tell*|condition*|statement*|loss|decision*|logic|like|cover*', '고르|고를|골라|선택|반환|분기|경우|값|만|처리|결정|구분|나누|나눌|판단|돌려|때|밖에|뿐|가능|택|사용|나타내|표현|조건문|클래스|형태|갈래'),
     NEST=('nest*|chain* (?:\\w+ ){0,3}?where|36 (?:times|of them|where)', '중첩|36번'),
     INDEX=('index*|gather*|look ?up|lookup|(?:pick*|select*|take|get*) (?:out )?(?:the )?(?:\\w+ )?(?:column|entry|element|target|right class|correct class|label)', '인덱싱|인덱스|색인|gather|(?:정답|레이블|해당) ?(?:클래스|열|위치|품종)?(?:의)? ?(?:값|확률|열)?(?:을|를)? ?(?:골라|뽑|꺼내|가져|집)'),
     ANYNUMBER=('any number of (?:classes|categories|values|conditions)|(?:more than two|many|multiple) (?:classes|categories) (?:just )?fine', '몇 ?개든|여러 ?클래스도'),
     SLOWGRAD=('slow*|gradient*|differentia*|backprop*|memory|gpu|gpus|overflow*|numpy|tensors? only|integers?|float*|accura*|deprecated|batch*', '느리|느려|미분|기울기|역전파|메모리|gpu|오버플로|정수|실수|정확도'),
     LISTCOMP=('list comprehension*', '리스트 ?(?:컴프리헨션|내포)'),
-    UNDEF=('nan|nans|undefined|not defined|isn\'t defined|undef|no (?:real )?(?:value|number|answer|solution|result|such|real)|(?:does|do) ?(?:not|n\'t) (?:exist|have)|doesn\'t exist|not exist|(?:an|math|domain|value|valueerror|gives|raises|is) error|domain error|impossible|complex (?:number|value|result)*|is complex|imaginary|not a number|invalid|not possible|not allowed|no real*|not real|can\'t (?:be )?(?:computed?|calculated?|defined|exist|take|do)|cannot (?:be )?(?:computed?|calculated?|defined|exist|take)|non ?existent|domain error|never exists|not computable|not valid', 'nan|정의(?:되지|가|될|할|되어|돼|는|를)? ?(?:있지 ?)?(?:않|안|못|수 ?없|불가|되지)|정의 ?(?:안|불가|x|없)|미정의|존재하지 ?(?:않|못)|존재 ?(?:안|x|할 ?수 ?없)|구할 ?수 ?없|계산할 ?수 ?없|계산(?:이|은)? ?(?:안|불가)|불가능|값이 ?없|답이 ?없|없(?:다|어요|음|습)|허수|복소수|에러|오류|없는 ?(?:값|수)|나올 ?수 ?없|취할 ?수 ?없|안 ?나'),
+    UNDEF=('nan|nans|undefined|not defined|isn\'t defined|undef|no (?:real )?(?:value|number|answer|solution|result|such|real)|(?:does|do) ?(?:not|n\'t) (?:exist|have)|doesn\'t exist|not exist|(?:get|gets|gives?|raises?|throws?|returns?) an? (?:\\w+ )?error|(?:math|domain|value) error|impossible|complex (?:number|value|result)*|is complex|imaginary|not a number|invalid|not possible|not allowed|no real*|not real|can\'t (?:be )?(?:computed?|calculated?|defined|exist|take|do)|cannot (?:be )?(?:computed?|calculated?|defined|exist|take)|non ?existent|domain error|never exists|not computable|not valid', 'nan|정의(?:되지|가|될|할|되어|돼|는|를)? ?(?:있지 ?)?(?:않|안|못|수 ?없|불가|되지)|정의 ?(?:안|불가|x|없)|미정의|존재하지 ?(?:않|못)|존재 ?(?:안|x|할 ?수 ?없)|구할 ?수 ?없|계산할 ?수 ?없|계산(?:이|은)? ?(?:안|불가)|불가능|값이 ?없|답이 ?없|없(?:다|어요|음|습)|허수|복소수|에러|오류|없는 ?(?:값|수)|나올 ?수 ?없|취할 ?수 ?없|안 ?나'),
     NUMVAL=('-? ?0\\.(?:69|3)\\d*|-? ?inf(?:inity)?|minus infinity|negative infinity|-?log ?\\(?2\\)?|zero|equals? 0|is 0|(?:it\'s|it is|is|about|around|roughly|approximately|equals?|get|gives?) -?\\d[\\d.]*|-?\\d+\\.\\d+', '-?\\d+\\.\\d+|(?:로그|log) ?\\(?2|무한대|-inf|음의 ?무한|^0(?:이|임|예|,|$)'),
     NUM69=('-? ?0\\.(?:69|3)\\d*|-? ?inf(?:inity)?', '-? ?0\\.(?:69|3)\\d*|무한대'),
     BECAUSE=('because|since|as|due to|so', '때문|니까|라서|므로|해서|어서|아서|여서|이유|탓|거든|왜냐'),
@@ -149,13 +152,14 @@ _losses = dict(                                            # q10 q11 q12 q14 q15
     SMT=('softmax*(?: ?\\([a-z_ ]*\\))?(?: ~)? ?(?:minus|-|−|less|subtract*|take away) ?(?:the )?(?:one ?hot|target*|labels?|truth|y|b|t|1|one|true|correct|actual|answer*)|(?:predict*|prob*|activation*|outputs?|p|y_?hat|ŷ|yhat|q|s|p_i|p_k|p_j|sm) ?(?:minus|-|−|less) ?(?:the )?(?:one ?hot|targets?|labels?|truth|y|b|t|true|correct|actual|answer*|ground|1)(?:_[a-z])?|(?:difference|gap|distance|error|residual|diff*) (?:\\w+ ){0,4}?(?:predict*|softmax(?: ?\\([a-z]\\))?|prob*|activation*|outputs?) (?:\\w+ ){0,4}?(?:target*|labels?|truth|true|one ?hot|correct|actual|answers?|ground)|(?:target*|truth|one ?hot|labels?) ?(?:is )?subtract* from (?:the )?(?:\\w+ ){0,2}?(?:predict*|softmax|prob*|outputs?)|subtract* (?:the )?(?:\\w+ ){0,2}?(?:targets?|labels?|one ?hot|truth) from|how far (?:\\w+ ){0,4}?(?:predict*|prob*|softmax|output*) (?:\\w+ ){0,4}?(?:target*|label*|truth|answer)',
          '(?:softmax|소프트 ?맥스)\\S*(?: ?\\S+){0,2}? ?(?:-|−|빼기|마이너스) ?(?:정답|타깃|타겟|레이블|라벨|원핫|target|y|b|t|one|목표|실제)|(?:정답|타깃|타겟|레이블|라벨|원-?핫|target|목표|실제|참값|one-?hot|y|b)(?: ?(?:값|레이블|벡터|인코딩|라벨|정답|확률|것)| ?\\([^)]*\\))?(?:을|를)? ?(?:뺀|빼(?!기)|뺌|뺄)|(?:예측|확률|출력|활성|소프트 ?맥스|softmax|모델)\\S*(?: ?\\S+){0,4}? ?(?:정답|타깃|타겟|레이블|라벨|target|목표|실제|원핫|참값)\\S*(?: ?\\S+){0,3}? ?(?:차이|차(?:$|[.,]|예|이|에|가|와|다|로|입)|오차)|(?:예측|확률|p|ŷ)\\S* ?(?:-|−|빼기) ?(?:정답|타깃|타겟|레이블|라벨|target|y|t|목표|실제)|(?:정답|타깃|타겟|target|목표)\\S*(?: ?\\S+){0,3}? ?(?:예측|확률|출력|softmax|소프트 ?맥스)\\S*(?: ?\\S+){0,3}? ?(?:차이|차(?:$|[.,]|예|이|에|가|와|다|로|입)|오차)'),
     TMS=('(?:target*|labels?|truth|one ?hot|y|b) ?(?:minus|-|−) ?(?:the )?(?:softmax|predict*|prob*|p|y_?hat|outputs?|activation*)', '(?:정답|타깃|타겟|레이블|라벨|target)\\S*에서 ?(?:\\S+ ?){0,2}?(?:예측|softmax|소프트 ?맥스|확률|출력)\\S* ?(?:값)?(?:을|를)? ?(?:뺀|빼|뺌)|(?:정답|타깃|타겟|레이블|라벨|target|원핫|y)\\S* ?(?:-|−|빼기|마이너스) ?(?:softmax|소프트 ?맥스|예측|확률|p)|(?:softmax|소프트 ?맥스|예측|확률)(?: ?(?:값|출력|결과|확률))?(?:을|를) ?(?:뺀|빼|빼면)'),
-    PROPORTION=('proportion*|scale*|linear*|(?:big*|larg*|high*|far*|more) (?:\\w+ ){0,6}?(?:big*|larg*|high*|strong*|more)|(?:small*|close*|near*) (?:\\w+ ){0,6}?(?:small*|gentl*|tiny|less)|well scaled|bounded|never (?:\\w+ )?(?:explod*|jump*|vanish*|large*)|no (?:sudden |sharp |big )*(?:jump*|explosion*|spike*)|(?:not|n\'t|without|avoid*) (?:\\w+ ){0,3}?(?:explod*|jump*|blow*|vanish*|spike*)|smooth*|stable|steady|between -1 and 1|same (?:as|form|shape) (?:\\w+ ){0,4}?(?:mse|mean squared|squared|regression)|like (?:\\w+ ){0,3}?(?:mse|mean squared|squared)|mse|mean squared|depends on how (?:wrong|far|big)|size of the (?:error|mistake)|sudden',
-                '∝|만큼|폭주|비례|선형|수록|클수록|멀수록|크게 ?틀|조금 ?틀|많이 ?틀|틀릴수록|틀린 ?만큼|작을수록|가까울수록|가까워지면|차이만큼|폭발|급격|갑자기|튀지|부드러|매끄|안정|적당한|적절한|알맞|mse|평균 ?제곱|커지고|크게 ?움직'),
+    PROPORTION=('no blow ?ups?|error ?sized|proportion*|scale*|linear*|(?:big*|larg*|high*|far*|more) (?:\\w+ ){0,6}?(?:big*|larg*|high*|strong*|more)|(?:small*|close*|near*) (?:\\w+ ){0,6}?(?:small*|gentl*|tiny|less)|well scaled|bounded|never (?:\\w+ )?(?:explod*|jump*|vanish*|large*)|no (?:sudden |sharp |big )*(?:jump*|explosion*|spike*)|(?:not|n\'t|without|avoid*) (?:\\w+ ){0,3}?(?:explod*|jump*|blow*|vanish*|spike*)|smooth*|stable|steady|between -1 and 1|same (?:as|form|shape) (?:\\w+ ){0,4}?(?:mse|mean squared|squared|regression)|like (?:\\w+ ){0,3}?(?:mse|mean squared|squared)|mse|mean squared|depends on how (?:wrong|far|big)|size of the (?:error|mistake)|sudden',
+                '∝|만큼|폭주|매끈|비례|선형|수록|클수록|멀수록|크게 ?틀|조금 ?틀|많이 ?틀|틀릴수록|틀린 ?만큼|작을수록|가까울수록|가까워지면|차이만큼|폭발|급격|갑자기|튀지|부드러|매끄|안정|적당한|적절한|알맞|mse|평균 ?제곱|커지고|크게 ?움직'),
+    CONSTSTEP=('steps? (?:\\w+ ){0,3}?(?:same|equal|constant)|same size', '늘 ?같|항상 ?같|일정'),
     LINEARIN=('linear in (?:the )?(?:logits?|a|activations?|outputs?|inputs?)|constant gradient|gradient is constant|always the same', '로짓에 ?(?:대해 ?)?선형|기울기(?:가|는) ?(?:일정|상수)'),
     INVERSE=('invers* proportion*|1 ?/ ?p|-1 ?/ ?p|-log|log of', '반비례|1/p'),
 )
 
-# %% ../nbs/workshop/19_rubrics.ipynb #efec57cc
+# %% ../nbs/workshop/19_rubrics.ipynb #00b8f72e
 _rates = dict(                                             # q16 q19 q20 q21
     RATE=('rates?|lrs?|learning rates?|speeds?|learn*|updat*|step sizes?', '학습률|학습 ?속도|러닝 ?레이트|lr|rate|속도|학습'),
     DIFFER=('differ*|separate|own|individual|distinct|various|not the same|vary*|varied|varies|per (?:layer|group)|each (?:layer|group)|depending', '다르|다른|달리|따로|각각|각자|별로|마다|차등|차이|차별|층별|different'),
@@ -166,15 +170,16 @@ _rates = dict(                                             # q16 q19 q20 q21
     SAMEALL=('same (?:rate )?(?:everywhere|for all|in all)|all (?:layers )?(?:have|get|use) the same', '(?:모두|다|전부) ?같은 ?(?:학습률|값)|(?:모두|다|전부) ?(?:같|동일)'),
     SAMERATE=('(?:share*|shares|same|single) (?:\\w+ ){0,2}?(?:rate|lr)|(?:same|one|single|equal|uniform|identical|constant) (?:\\w+ ){0,1}?(?:learning )?(?:rates?|lrs?) (?:\\w+ ){0,3}?(?:all|every|each|whole|everywhere|layers?)|(?:over|across|during|throughout) (?:the )?(?:time|epochs?|training|batches)|(?:each|every|per|different|later|early|first|last) epochs?|as training (?:goes|proceeds|progresses)|discriminator|gan|(?:per|each|every) (?:class|batch)|different (?:classes|batches|optimi[sz]ers?|models)', '(?:모든|전체) ?(?:층|레이어)\\S* ?(?:같은|동일)|하나의 ?(?:학습률|lr)|학습률 ?하나|공유|(?:에포크|시간|배치|클래스|데이터)(?:마다|별|에 ?따라|가 ?지날|이 ?지날)|학습이 ?진행|판별자|에포크'),
     MINI=('min*|lowest|bottom|smallest loss|least loss', '최소|최저|가장 ?(?:낮|작)|미니멈|min(?:imum)?|바닥'),
-    TENTH=('/ ?10|over (?:10|ten)|÷ ?10|(?:divid*|divided) (?:\\w+ ){0,6}?(?:10|ten)|tenth|1/10|one ?tenth|(?:an|one) order of magnitude (?:\\w+ ){0,2}?(?:less|lower|smaller|below|before|down|left|under)|order of magnitude (?:\\w+ ){0,2}?(?:less|lower|smaller|below|before|under)|(?:10|ten) ?(?:x|times|fold) (?:\\w+ ){0,2}?(?:less|lower|smaller|below)|10x (?:smaller|lower|less)|factor of (?:10|ten) (?:less|lower|smaller|below|down|under)|(?:by )?(?:a )?factor of (?:10|ten)|minus one order|(?:back|left|down) (?:\\w+ ){0,2}?(?:an |one )?(?:order of magnitude|decade)|one decade (?:\\w+ )?(?:before|below|left|lower|less|down|under|earlier)|a decade|0\\.1 ?(?:x|times|\\*|of)|times 0\\.1|\\* ?0\\.1|x ?0\\.1',
+    TENTH=('(?:10|ten) ?x? (?:times )?(?:to the )?(?:left|below)|/ ?10|over (?:10|ten)|÷ ?10|(?:divid*|divided) (?:\\w+ ){0,6}?(?:10|ten)|tenth|1/10|one ?tenth|(?:an|one) order of magnitude (?:\\w+ ){0,2}?(?:less|lower|smaller|below|before|down|left|under)|order of magnitude (?:\\w+ ){0,2}?(?:less|lower|smaller|below|before|under)|(?:10|ten) ?(?:x|times|fold) (?:\\w+ ){0,2}?(?:less|lower|smaller|below)|10x (?:smaller|lower|less)|factor of (?:10|ten) (?:less|lower|smaller|below|down|under)|(?:by )?(?:a )?factor of (?:10|ten)|minus one order|(?:back|left|down) (?:\\w+ ){0,2}?(?:an |one )?(?:order of magnitude|decade)|one decade (?:\\w+ )?(?:before|below|left|lower|less|down|under|earlier)|a decade|0\\.1 ?(?:x|times|\\*|of)|times 0\\.1|\\* ?0\\.1|x ?0\\.1',
            '/ ?10|÷ ?10|나누기 ?10|10(?:으로|로) ?나|10분의 ?1|십분의 ?일|1/10|10 ?배 ?(?:더 ?)?(?:작|낮|적|줄)|열 ?배 ?(?:더 ?)?(?:작|낮)|한 ?(?:자릿수|자리|자리수|단계|차수|오더) ?(?:\\S+ ?){0,1}(?:작|낮|줄|아래|왼|내|전|앞|적|물러|뒤)|십(?:으로) ?나|0\\.1 ?(?:배|을|를)|(?:10|열) ?배 ?(?:왼|덜|아래)|\\* ?0\\.1|10%'),
     LOSSTENTH=('divid* (?:the |that |this |minimum |min |lowest )*loss(?: itself| value)? by|tenth of the loss', '손실(?: ?값)?(?:을|를) ?10으로 ?나'),
     TENX=('(?:ten|10) times (?:that|it|the min*)|(?:times|multipl* (?:\\w+ ){0,6}?by|\\*|x|×) ?(?:10|ten)(?! ?(?:less|lower|smaller))|(?:10|ten) ?(?:x|times) (?:\\w+ ){0,2}?(?:more|higher|larger|bigger|greater|above)|order of magnitude (?:\\w+ ){0,2}?(?:more|higher|larger|bigger|above|greater)', '(?:10|열) ?배(?! ?(?:더|정도|만큼|로|쯤)* ?(?:작|낮|적|줄|감소|나누|왼|덜|아래))|10(?:을|를)? ?곱|(?:x|×|\\*) ?10|한 ?(?:자릿수|단계) ?(?:크|높|위|올)|열 ?배 ?(?:더 ?)?(?:크|큰|높)'),
-    LASTP=('last|latest|final|furthest|rightmost|right most|still|end of (?:the|its)|before (?:it|the (?:loss|curve)) (?:\\w+ )?(?:flatten*|stop*|bottom*|level*|turn*|start*|begin*|rise*|blow*|explod*|diverg*|go* up|increas*|climb*|get* worse)|just before|right before|shortly before', '마지막|맨 ?끝|끝나기|끝(?:나는|점|부분|지점)|아직|여전히|직전|바로 ?(?:전|앞)|가장 ?오른|최후'),
+    LASTP=('last|latest|final|furthest|rightmost|right most|still|end of (?:the|its)|before (?:it|the (?:loss|curve)) (?:\\w+ )?(?:flatten*|stop*|bottom*|level*|turn*|start*|begin*|rise*|blow*|explod*|diverg*|go* up|increas*|climb*|get* worse)|just before|right before|shortly before', '마지막|끝 ?무렵|끝자락|맨 ?끝|끝나기|끝(?:나는|점|부분|지점)|아직|여전히|직전|바로 ?(?:전|앞)|가장 ?오른|최후'),
     FALL=('fall*|decreas*|drop*|declin*|descend*|descent|improv*|go* down|going down|reduc*|down|come* down|sink*|get* better|downward*|downhill', '내리막|줄어|줄고|감소|떨어|내려|하강|낮아|하락|개선|좋아지'),
     BEGIN=('(?:begin*|start*|first) (?:\\w+ ){0,2}?(?:to )?(?:fall*|decreas*|drop*|declin*|descen*|improv*|go* down|going down|reduc*|learn*|com* down)|onset', '(?:줄어|감소|떨어|내려|하강|낮아|하락|개선|좋아지)\\S* ?(?:하기|기|들기)? ?시작|(?:감소|하락|하강)(?:하기)? ?시작|처음(?:으로)? ?(?:줄|감소|떨어|내려)|떨어지기 ?시작|시작하는 ?(?:곳|지점|점)'),
     STEEP=('steep*|(?:fast*|quick*|rapid*|sharp*|strong*|most) (?:\\w+ ){0,3}?(?:fall*|decreas*|drop*|declin*|descen*|improv*|down*|slope*)|(?:fall*|decreas*|drop*|declin*|descend*|improv*|go* down|going down) (?:\\w+ ){0,2}?(?:fast*|quick*|rapid*|steep*|sharp*|most)|(?:larg*|great*|most|max*|high*|biggest) (?:negative )?(?:slope|gradient|descent|decline|drop|decrease)|slope (?:\\w+ ){0,3}?(?:largest|greatest|steepest|negative|maximum|most)|valley|gradient (?:\\w+ ){0,3}?(?:largest|most negative|steepest|minimum)', '가파|급(?:격|경사|하|속|히)|(?:기울기|경사)\\S* ?(?:가장|제일|최대)|(?:가장|제일) ?(?:빠르|빨리|크게|급|많이|잘) ?\\S* ?(?:줄|감소|떨어|내려|하강)?|경사|밸리|골짜기'),
     RISE=('(?:highest|largest|max*|biggest) (?:loss|learning rate|rate|lr|point)|(?:ris*|increas*|go* up|explod*|diverg*|blow*)', '가장 ?(?:높|큰)|최대|올라|증가|발산|폭발'),
+    STEEPUP=('steep* (?:rise|increase|up*|climb|ascent)', '가파르게 ?(?:올라|증가|상승)|급격(?:히|하게) ?(?:올라|증가)'),
     CLEARLY=('clear*|obvious*|definite*|still|noticeabl*|distinct*', '확실|분명|뚜렷|명확|아직|여전'),
     SLA=('a(?= ?(?:is|goes|for|to|:|=|and|,|→|->|\\)|applies|used|gets|sets|on|in|belongs|\'s|at|should|will|would|works?|then|stays|refers)(?![a-z]))|start value|(?:first|left|lower|smaller|former|start) (?:value|number|one|argument|rate|bound|entry|lr)|(?:first|start)(?= ?(?:[:=]|->|→))', '(?<![a-z])a(?= ?(?:은|는|를|가|로|의|와|부터|에서|이|→|:|=|이고|그룹|$))|앞(?:의)? ?(?:값|숫자|것|인자)|첫 ?(?:번째|째)? ?(?:값|숫자|인자|수)|작은 ?(?:값|쪽 ?값|학습률)|시작 ?값|왼쪽'),
     SLB=('b|(?:second|right|last|upper|larger|bigger|latter|stop|end) (?:value|number|one|argument|rate|bound|entry|lr)|(?:second|stop)(?= ?(?:[:=]|->|→|for|to|is))', '(?<![a-z])b(?![a-z])|뒤(?:의)? ?(?:값|숫자|것|인자)|두 ?번째 ?(?:값|숫자|인자|수)?|큰 ?(?:값|학습률)|끝 ?값|오른쪽'),
@@ -188,6 +193,7 @@ _rates = dict(                                             # q16 q19 q20 q21
             '전에|^전(?=[,. ])|이전|까지|못|놓치|너무 ?(?:일찍|빨리|이르)|미처|아직|높은 ?(?:상태|채|동안|구간|때)|잃|버리|버려|버림|날리|건너|중간|도중|생략|채'),
     DOWNBEFORE=('(?:come* down|came down|low|fallen|fell|dropped|small|decreased|declined|decayed) (?:\\w+ ){0,2}?before (?:\\w+ ){0,2}?(?:stop*|it|training|early)', '이미 ?\\S*(?: ?\\S+){0,2} ?(?:낮아|작아|내려|줄어|떨어|감소)'),
     IMPROVE=('(?:could|might|would|still) (?:\\w+ ){0,3}?(?:improv*|better)|further|room to improve', '(?:더 ?)?(?:좋아|나아|향상|개선)\\S* ?\\S* ?(?:수|텐데|데)'),
+    HIGHMISSED=('high(?:est)? (?:learning )?rates? (?:\\w+ ){0,3}?(?:miss*|skip*|lost|never)|(?:miss*|skip*|lose*) (?:\\w+ ){0,3}?high(?:est)? (?:learning )?rates?|before (?:the )?(?:learning )?(?:rate|lr) (?:\\w+ ){0,2}?(?:ris*|go* up|increas*|peak*|reach*|grow*)|(?:while|when) (?:the )?(?:learning )?(?:rate|lr) is (?:already )?(?:low*|small*|tiny|minimal)', '(?:높아지기|커지기|올라가기|오르기) ?전|높은 ?(?:학습률|lr) ?(?:구간|단계)?\\S* ?(?:놓|건너|못)|(?:낮을|작을) ?때 ?(?:끝|멈)|학습률이 ?가장 ?(?:작|낮)\\S* ?때 ?(?:멈|끝)'),
     WAIT=('wait*', '기다'),
     HIGH=('near (?:its |the )*(?:peak|max*)|still (?:\\w+ ){0,3}?(?:high|large|big|peak|max*)|(?:rate|lr) (?:\\w+ ){0,3}?(?:high|large|big)|(?:high|large|big) (?:learning )?(?:rate|lr)', '(?:학습률|lr|rate)\\S* ?(?:\\S+ ?)?(?:높은|높을|큰|클) ?(?:채|상태|때|동안|시점)|학습률이 ?(?:아직 ?)?(?:높|큰|커서)'),
     RATEDOWN=('(?:learning |the |its )*(?:rates?|lrs?|it|step size) (?:\\w+ ){0,7}?(?:small*|low*|decay*|decreas*|anneal*|drop*|declin*|reduc*|fall*|fallen|shrink*|shrunk|down|cool*|tiny|minimum)|(?:small*|low*|tiny|decay*|decreas*|declin*|falling|anneal*|reduc*|shrinking|minimal) (?:\\w+ )?(?:learning )?(?:rates?|lrs?|steps?)|anneal*|cool* (?:down|phase)*|(?:final|last|end|later|low|decay*|second) (?:\\w+ )?(?:phase|stage|part|half|stretch|steps?|epochs)|end of the (?:cycle|schedule|training|run)|fine adjust*|small steps|(?:finish*|complet*|full) (?:\\w+ ){0,2}?(?:cycle|schedule)|rate (?:\\w+ )?(?:still|is) (?:\\w+ )?(?:high|large)|(?:high|large) (?:learning )?(?:rate|lr)|cycle (?:\\w+ ){0,3}?(?:finish*|complet*|over|end*)|low rate',
@@ -197,13 +203,15 @@ _rates = dict(                                             # q16 q19 q20 q21
     OVERFIT=('overfit*|over fit*|slow*|too long|validation set|patience|memory|metric|not supported|incompatible|noise|noisy', '과적합|오버핏|느리|오래|메모리|검증 ?(?:세트|셋|데이터)|인내'),
 )
 
-# %% ../nbs/workshop/19_rubrics.ipynb #c1cd4d13
+# %% ../nbs/workshop/19_rubrics.ipynb #b396bc46
 _models = dict(                                            # q07 q08 q17 q18 q22 q23
     SHOWBATCH=('show_batch', 'show_batch'), SUMMARY=('summary', 'summary'), NEARSHOW=('show batch|show_batchs|show_batches', ''),
-    LEARNSUM=('dls\\.summary|learn(?:er)?\\.summary|model\\.summary|torchsummary', '(?:learn|dls)\\.summary'),
+    LEARNSUM=('summary of (?:the |a |my )*(?:learner|model|network)|dls\\.summary|learn(?:er)?\\.summary|model\\.summary|torchsummary', '(?:learn|dls)\\.summary|(?:learner|모델|러너)(?:의)? ?summary'),
     OTHERMETHOD=('show_results|one_batch|show|head|view|display|plot|summary|show_image|new', ''), OTHERDEBUG=('debug|show_batch|describe|info|print|trace|datasets|dataloaders|set_trace|log|explain|doc', ''),
     SRC=('', r'(?<!\?)\?\?(?!\?)'), SRCWORDS=('(?:two|double|2) question marks?|getsource|inspect\\.getsource|%psource|psource|%pinspect', '(?:double|two) ?\'?\\?\'?|2 ?\'\\?\'|물음표(?:를|을)? ?(?:두|2|둘) ?(?:개|번)?|두 ?개(?:의)? ?물음표|더블 ?물음표|물음표 ?(?:두|2) ?개'),
     ONEQ=('(?:one|single|1|a) question mark|help|shift ?(?:\\+ ?|and |- ?)?tab|doc|__doc__|print*|dir|source|tab|show_doc|type', r'(?<!\?)\?(?!\?)|물음표(?:를|을)? ?(?:하나|한|1) ?(?:개|번)?|help|doc|시프트|탭'),
+    NOWORK=('(?:does|do) ?(?:not|n\'t) (?:work|show)|doesn\'t (?:work|show)|docs only|only (?:the )?doc*', '안 ?되|작동하지|설명만|문서만'),
+    PERLAYER=('layers (?:that |which )?(?:are )?frozen|neurons|per layer|units|in each layer|frozen layers', '층마다|뉴런|동결|층의 ?크기'),
     DUNNO=('(?:do ?n[o\']?t|dont|no) (?:know|idea|clue)|idk|not sure|what|huh|why|unsure|no idea|pass', '모르|몰라|글쎄|뭐(?:지|야|예요)?|무엇|왜|잘 ?모'),
     STEP=('first|then|after*|second|step*|next|before|stage*|1|2|finally|subsequently|later', '먼저|처음|다음|이후|단계|후|나서|그리고|→|->|뒤'),
     ONLY=('only|just|solely', '만(?= |,|$)|뿐'), EPOCHS=('epochs?', '에포크|epoch'),
@@ -222,6 +230,7 @@ _models = dict(                                            # q07 q08 q17 q18 q22
           '반정밀도|반 ?정밀도|반 ?정밀|16 ?-?비트|16 ?bit|(?<!to_)fp ?16|float ?16|혼합 ?정밀도|혼합 ?정밀|하프 ?(?:프리시전|precision)?|(?:정밀도|비트)\\S*(?: ?\\S+)? ?(?:낮|줄|절반|반으로|덜)|낮은 ?정밀도|덜 ?정밀|절반 ?(?:정밀|크기|비트)|half[- ]?precision|2바이트|mixed[- ]?precision|믹스드|반밖에|16자리'),
     FASTER=('fast*|quick*|speed*|accelerat*|(?:less|short*|reduc*|save*|saving) (?:\\w+ ){0,2}?time|time (?:\\w+ )?(?:saved|reduced|shorter)|efficient*|tensor cores?', '빠르|빨라|빨리|빠른|속도|가속|시간(?:이|을|도)? ?(?:단축|줄|절약|덜|짧)|효율|텐서 ?코어'),
     LESSMEM=('(?:less|half|save*|saving|reduc*|lower*|small*|fewer|halv*|free*|spare*|cut*|use* less|decreas*) (?:\\w+ ){0,4}?(?:memory|ram|vram|space|storage)|(?:memory|ram|vram) (?:\\w+ ){0,4}?(?:half|less|save*|saving*|reduc*|lower*|drop*|small*|halv*|usage|fewer|down|decreas*|freed)|(?:larger|bigger|more|double) (?:\\w+ )?batch*|(?:bigger|larger|deeper) (?:models?|networks?)|memory|fits?', '메모리\\S*(?: ?\\S+){0,3}? ?(?:줄|절약|적|덜|아끼|아낄|감소|절반|반|작|아껴|절감|여유)|(?:더 ?)?(?:큰|많은) ?(?:배치|모델)|배치 ?(?:사이즈|크기)?(?:를|도)? ?(?:더 ?)?(?:크|키|늘)|메모리 ?(?:절약|감소|절감|사용량)'),
+    TURNOFF=('turn* (?:\\w+ ){0,3}?off|switch* (?:\\w+ ){0,3}?off|disabl*', '끄는|끄고|꺼서|끕니다|해제'),
     UPBITS=('16 (?:\\w+ ){0,2}?to 32|to 64 ?bits?|double precision', '16\\S*에서 ?32|64비트'),
     SLOWER=('slow*', '느려|느리|느린'), MOREMEM=('(?:more|extra|double|higher|increas*|twice) (?:\\w+ ){0,2}?(?:memory|ram)|memory (?:\\w+ ){0,2}?(?:increas*|doubl*|grow*)', '메모리\\S*(?: ?\\S+){0,2}? ?(?:더 ?많|늘|증가|많이|두 ?배)|더 ?많은 ?메모리'),
     MOREACC=('(?:more|better|higher|increas*|improv*|greater|great|rais*|boost*) (?:\\w+ ){0,2}?(?:accura*|precis*|exact*)|(?:accura*|precision) (?:\\w+ ){0,2}?(?:increas*|improv*|better|higher|rises?|goes up|doubl*)|more precise|(?:double|higher|full|32) ?-?(?:bit)? ?precision numbers', '정확도\\S*(?: ?\\S+)? ?(?:높|올|향상|좋|증가|개선|오르)|더 ?정(?:확|밀)|정밀도\\S*(?: ?\\S+)? ?(?:높|올|향상|증가)'),
@@ -250,10 +259,10 @@ def _slip(name: str, en: str, ko: str, *stated: str, cancels: tuple = (), **kind
     return Misconception(name, _say(en, ko), stated, cancels, **kind)
 _ALL = ('*',)
 
-# %% ../nbs/workshop/19_rubrics.ipynb #9070ed11
+# %% ../nbs/workshop/19_rubrics.ipynb #1f1144e7
 rubrics = {}
 _swap_q01 = _slip('swap', 'The two steps are the wrong way round: look again at which processor meets which size.', '두 단계가 뒤바뀌었어요. 어느 장치가 어떤 크기를 다루는지 다시 보세요.',
-    'GPU=LARGESZ CPU=SMALLSZ', '| GPU=LARGESZ !CPU !MARGIN !FAST !AUG !ONCE !BATCHWISE', '| CPU=SMALLSZ !GPU', '* SMALLSZ<LARGESZ CPU GPU !LARGESZ<SMALLSZ', cancels=_ALL)
+    'GPU=LARGESZ CPU=SMALLSZ', 'GPU=LARGESZ CPU !CPU=LARGESZ', '| GPU=LARGESZ !CPU !MARGIN !FAST !AUG !ONCE !BATCHWISE', '| CPU=SMALLSZ !GPU', '* SMALLSZ<LARGESZ CPU GPU !LARGESZ<SMALLSZ', cancels=_ALL)
 rubrics['q01'] = Rubric((
     _idea('first', 'what the first, larger picture leaves or makes possible for the steps after it', '처음의 큰 사진이 다음 단계에 남겨 주거나 가능하게 하는 것',
         'MARGIN ?AUG/TURN/ZOOM/CROP', 'MARGIN ?EMPTY', '-EMPTY', 'PREVENT EMPTY', '-EMPTY ?AUG/TURN/ZOOM/CROP', '* MARGIN LARGESZ', 'LARGESZ -EMPTY', 'LARGESZ AUG/TURN/ZOOM KEEPQ', 'IFSMALL ?EMPTY', 'SAMESIZE', 'COLLATE'),
@@ -283,12 +292,12 @@ rubrics['q06'] = Rubric((
 
 rubrics['q09'] = Rubric((
     _idea('no', 'whether the plan is good', '좋은 계획인지 아닌지', '?NO'),
-    _idea('reason', 'the reason', '그렇게 생각하는 까닭', 'MODEL FIND DIRT', '* MODEL FIND DIRT NO', '* NO OTHERREASON', '* NO MODEL DIRT')),
+    _idea('reason', 'the reason', '그렇게 생각하는 까닭', 'MODEL FIND DIRT', '* MODEL FIND DIRT NO', '* NO OTHERREASON', '* NO MODEL DIRT EVIDENCE')),
     lexicon, (_slip('clean-first', 'Clean data helps, but who or what would tell you where the dirt is?', '깨끗한 데이터는 도움이 돼요. 그런데 어디가 더러운지는 무엇이 알려 줄까요?', '* YES !NO', cancels=_ALL),
     _slip('harmless', 'Wrong labels do harm: look for another reason.', '잘못된 레이블은 해로워요. 다른 까닭을 찾아보세요.', 'DONTMATTER', cancels=_ALL),),
     about=('FIND', 'DIRT'))
 
-# %% ../nbs/workshop/19_rubrics.ipynb #1a7acbbb
+# %% ../nbs/workshop/19_rubrics.ipynb #d67ec3ae
 rubrics['q10'] = Rubric((
     _idea('first', 'the first function', '첫 번째 함수', 'LOGSM'),
     _idea('second', 'the second function', '두 번째 함수', 'NLL')),
@@ -310,12 +319,12 @@ rubrics['q11'] = Rubric((
 
 rubrics['q12'] = Rubric((
     _idea('when', 'how many classes one item may have', '한 항목이 가질 수 있는 클래스의 수', 'MULTILABEL', 'NONECLASS', 'REGRESS', '-ONECLASS'),),
-    lexicon, (_slip('multiclass', 'Many classes to choose from are no obstacle; think of a single picture.', '고를 클래스가 많은 것은 문제가 아니에요. 사진 한 장을 떠올려 보세요.', 'MANYCLASS !MULTILABEL !NONECLASS', 'BINARYCLASS !MULTILABEL !NONECLASS', 'ONECLASS !MULTILABEL !NONECLASS', 'GOODSM', 'ONECLASS=SIGMOID', 'MULTILABEL=SOFTMAX ONECLASS=SIGMOID', cancels=_ALL),),
+    lexicon, (_slip('multiclass', 'Many classes to choose from are no obstacle; think of a single picture.', '고를 클래스가 많은 것은 문제가 아니에요. 사진 한 장을 떠올려 보세요.', 'MANYCLASS !MULTILABEL !NONECLASS', 'BINARYCLASS !MULTILABEL !NONECLASS', 'ONECLASS !MULTILABEL !NONECLASS', 'GOODSM', 'MANYPICS', 'MANYCLASS !NONECLASS !SIGMOID', 'ONECLASS=SIGMOID', 'MULTILABEL=SOFTMAX ONECLASS=SIGMOID', cancels=_ALL),),
     partial=(_idea('sigmoid', 'what stands in its place', '대신 쓰는 것', 'SIGMOID'),), about=('CLASSCOUNT',))
 
 rubrics['q14'] = Rubric((
     _idea('two', 'how many cases it can tell apart', '몇 가지 경우를 나눌 수 있는지', 'SELECT TWO !ATONCE', 'IFELSE', 'NEST'),),
-    lexicon, (_slip('other', 'That is not what stands in the way; look at its arguments.', '그것이 걸림돌은 아니에요. 함수의 인자를 다시 보세요.', 'SLOWGRAD !TWO', 'ANYNUMBER', cancels=_ALL),
+    lexicon, (_slip('other', 'That is not what stands in the way; look at its arguments.', '그것이 걸림돌은 아니에요. 함수의 인자를 다시 보세요.', 'SLOWGRAD !TWO', 'ANYNUMBER', 'CONDTWO', cancels=_ALL),
     _slip('comprehension', 'It is no list comprehension: the choice is made for whole tensors at once.', '리스트 컴프리헨션은 아니에요. 텐서 전체를 한꺼번에 골라요.', 'LISTCOMP', harmless=True)),
     partial=(_idea('index', 'what one would do instead', '대신 쓸 수 있는 것', 'INDEX'),), about=('TWO', 'SELECT'))
 
@@ -329,16 +338,16 @@ rubrics['further'] = Rubric((
     _idea('form', 'the gradient itself', '기울기의 식', 'SMT'),
     _idea('steps', 'what its size means for the steps', '그 크기가 걸음에 주는 의미', 'PROPORTION')),
     lexicon, (_slip('sign', 'The sign is the wrong way round: try a case in which the prediction is too large.', '부호가 뒤바뀌었어요. 예측이 너무 큰 경우를 생각해 보세요.', 'TMS !SMT', cancels=('form',)),
-    _slip('linear', 'Linear in what? Softmax itself is not a straight line.', '무엇에 대해 선형인가요? softmax 자체는 직선이 아니에요.', 'LINEARIN'),
+    _slip('linear', 'Linear in what? Softmax itself is not a straight line.', '무엇에 대해 선형인가요? softmax 자체는 직선이 아니에요.', 'LINEARIN', 'CONSTSTEP', cancels=('steps',)),
     _slip('inverse', 'That belongs to the gradient with respect to the probability, before the chain rule.', '그것은 연쇄 법칙을 쓰기 전, 확률에 대한 기울기예요.', 'INVERSE !SMT', cancels=_ALL)),
     about=('SOFTMAX', 'PROPORTION'))
 
-# %% ../nbs/workshop/19_rubrics.ipynb #ec183138
+# %% ../nbs/workshop/19_rubrics.ipynb #0a7a144a
 rubrics['q16'] = Rubric((
     _idea('minimum', 'the rule that starts from the lowest point', '가장 낮은 지점에서 출발하는 법칙', '* MINI TENTH', 'TENTH !RISE'),
     _idea('slope', 'the rule that looks at how the curve falls', '곡선이 내려가는 모양을 보는 법칙', 'LASTP FALL', 'STEEP', '* STEEP FALL')),
     lexicon, (_slip('times', 'The factor goes the wrong way.', '배수의 방향이 반대예요.', '* MINI TENX !TENTH', 'LOSSTENTH', cancels=('minimum',)),
-    _slip('begin', 'One of the two looks at the wrong end of the slope.', '두 법칙 중 하나는 비탈의 반대쪽 끝을 보고 있어요.', 'BEGIN !STEEP', cancels=('slope',)),
+    _slip('begin', 'One of the two looks at the wrong end of the slope.', '두 법칙 중 하나는 비탈의 반대쪽 끝을 보고 있어요.', 'BEGIN !STEEP', 'STEEPUP', cancels=('slope',)),
     _slip('rise', 'Where the loss is highest or rising, the rate is too large.', '손실이 가장 크거나 올라가는 곳은 학습률이 너무 커요.', 'RISE !LASTP !STEEP !MINI', cancels=('minimum',))),
     about=('MINI', 'FALL', 'STEEP', 'TENTH'))
 
@@ -359,11 +368,11 @@ rubrics['q20'] = Rubric((
 
 rubrics['q21'] = Rubric((
     _idea('before', 'what the schedule has not done yet when training is stopped', '멈출 때 스케줄이 아직 하지 못한 일', 'STOP NOTYET RATEDOWN !WAIT', 'NOTYET RATEDOWN !WAIT', '* STOP RATEDOWN BESTEND', '* RATEDOWN BESTEND', '?STOP -RATEDOWN', '* ?STOP ?HIGH'),),
-    lexicon, (_slip('other', 'That is not what goes wrong here: think of the end of the schedule.', '여기서 문제가 되는 것은 그것이 아니에요. 스케줄의 끝을 떠올려 보세요.', '* OVERFIT !RATEDOWN', '* RATEUP !RATEDOWN !HIGH', cancels=_ALL),
+    lexicon, (_slip('other', 'That is not what goes wrong here: think of the end of the schedule.', '여기서 문제가 되는 것은 그것이 아니에요. 스케줄의 끝을 떠올려 보세요.', '* OVERFIT !RATEDOWN', '* RATEUP !RATEDOWN !HIGH', 'HIGHMISSED', cancels=_ALL),
     _slip('after', 'Think again about what has happened by the time of stopping.', '멈추는 시점까지 무슨 일이 일어났는지 다시 생각해 보세요.', '* RATEDOWN<STOP !NOTYET !BESTEND', 'AFTER RATEDOWN STOP !NOTYET', 'DOWNBEFORE', cancels=('before',))),
     partial=(_idea('improve', 'what the model may have lost by it', '그래서 모델이 놓칠 수 있는 것', 'STOP IMPROVE'),), about=('RATEDOWN', 'BESTEND', 'HIGH'))
 
-# %% ../nbs/workshop/19_rubrics.ipynb #92970719
+# %% ../nbs/workshop/19_rubrics.ipynb #d1425807
 rubrics['q07'] = Rubric((_idea('name', 'the name of the method', '메서드 이름', 'SHOWBATCH'),), lexicon,
     (_slip('misspelt', 'Almost: check the spelling.', '거의 다 왔어요. 철자를 확인해 보세요.', '* NEARSHOW !SHOWBATCH', '* NEARSHOW2 !SHOWBATCH', nearly=True),
      _slip('other', 'That method does something else.', '그 메서드는 다른 일을 해요.', 'OTHERMETHOD !SHOWBATCH')))
@@ -372,20 +381,20 @@ rubrics['q08'] = Rubric((_idea('name', 'the name of the method', '메서드 이�
      _slip('model', 'That one describes a model, not the building of the data.', '그것은 데이터를 만드는 과정이 아니라 모델을 보여 줘요.', 'LEARNSUM', cancels=_ALL),
      _slip('other', 'That method does something else.', '그 메서드는 다른 일을 해요.', 'OTHERDEBUG !SUMMARY')))
 rubrics['q17'] = Rubric((
-    _idea('first', 'what is trained in the first step, and what is not', '첫 단계에서 학습하는 것과 하지 않는 것', '* FREEZE HEAD', '* STEP HEAD<ALL', 'FREEZE=BODY', 'TRAIN=HEAD', 'ONLY HEAD', 'FREEZE=ALL TRAIN', denied=('FREEZE=HEAD !TRAIN=HEAD !FREEZE=BODY',)),
+    _idea('first', 'what is trained in the first step, and what is not', '첫 단계에서 학습하는 것과 하지 않는 것', '* FREEZE HEAD', '* STEP HEAD<ALL', 'FREEZE=BODY', 'TRAIN=HEAD', 'ONLY HEAD', 'FREEZE=ALL TRAIN', denied=('| FREEZE=HEAD !TRAIN=HEAD !FREEZE=BODY',)),
     _idea('second', 'what changes for the second step', '둘째 단계에서 달라지는 것', 'UNFREEZE', 'TRAIN=ALL', '* STEP HEAD<ALL', denied=('-UNFREEZE', '3 UNFREEZE<HEAD', 'UNFREEZE=HEAD !UNFREEZE=ALL !TRAIN=HEAD'))),
     lexicon, (_slip('swap', 'The two steps are the wrong way round.', '두 단계의 순서가 뒤바뀌었어요.', '* UNFREEZE<FREEZE !FREEZE<UNFREEZE', '* ALL<FREEZE TRAIN=ALL !FREEZE<ALL !FREEZE<UNFREEZE !HEAD<ALL !FREEZE=ALL', '* ALL<HEAD !HEAD<ALL !HEAD<UNFREEZE !FREEZE=ALL', '* UNFREEZE<HEAD !HEAD<UNFREEZE !FREEZE<UNFREEZE', cancels=_ALL),
-    _slip('parts', 'Look again at which part stays fixed at first.', '처음에 어느 부분이 고정되는지 다시 보세요.', 'TRAIN=BODY !TRAIN=HEAD !FREEZE=BODY FREEZE=HEAD', 'FREEZE=HEAD TRAIN=BODY', 'FREEZE=HEAD !TRAIN=HEAD !FREEZE=BODY !FREEZE=ALL', '* TRAIN=BODY BODY<HEAD !FREEZE !HEAD<BODY', cancels=_ALL)),
+    _slip('parts', 'Look again at which part stays fixed at first.', '처음에 어느 부분이 고정되는지 다시 보세요.', 'TRAIN=BODY !TRAIN=HEAD !FREEZE=BODY FREEZE=HEAD', 'FREEZE=HEAD TRAIN=BODY', '| FREEZE=HEAD !TRAIN=HEAD !FREEZE=BODY !FREEZE=ALL', '* TRAIN=BODY BODY<HEAD !FREEZE !HEAD<BODY', cancels=_ALL)),
     about=('FREEZE', 'UNFREEZE', 'TRAIN', 'HEAD', 'ALL'))
 rubrics['q18'] = Rubric((_idea('token', 'what you type', '입력하는 것', 'SRC !DUNNO', 'SRCWORDS'),), lexicon,
-    (_slip('docs', 'That shows the documentation, not the source.', '그것은 소스가 아니라 설명을 보여 줘요.', 'ONEQ !SRC !SRCWORDS'),))
+    (_slip('docs', 'That shows the documentation, not the source.', '그것은 소스가 아니라 설명을 보여 줘요.', 'ONEQ !SRC !SRCWORDS', '* SRC/SRCWORDS NOWORK', cancels=_ALL),))
 rubrics['q22'] = Rubric((_idea('depth', 'what the numbers in the names count', '이름에 든 수가 세는 것', 'COUNT LAYERWORD', 'DEEP', '* DEEP R101', 'DEEP MORE/COUNT', denied=('8 R50=MORE LAYERS !R101=MORE', '8 R101=FEWER LAYERS !R50=FEWER', 'SAMEDEPTH')),), lexicon,
     (_slip('swap', 'The two models are the wrong way round.', '두 모델이 뒤바뀌었어요.', '8 R50=MORE !R101=MORE', '8 R101=FEWER !R50=FEWER', 'R50M=N101', 'R101M=N50', 'FEWER LAYERWORD !R50 !MORE', '| FEWER DEEP !R50 !MORE', cancels=_ALL),
-     _slip('other', 'That is not what the numbers count.', '이름의 수가 세는 것은 그것이 아니에요.', 'NOTDEPTH !LAYERS', 'WIDER !DEEP !COUNT', '-LAYERS', 'SAMEDEPTH', cancels=_ALL)),
-    doubt=('OTHERCOUNT',), partial=(_idea('bigger', 'what follows from it', '그래서 달라지는 것', 'PARAMS', 'BIGGERMODEL'),))
+     _slip('other', 'That is not what the numbers count.', '이름의 수가 세는 것은 그것이 아니에요.', 'NOTDEPTH !LAYERS', 'WIDER !DEEP !COUNT', 'PERLAYER !DEEP', '-LAYERS !N101', 'SAMEDEPTH', cancels=_ALL)),
+    doubt=('OTHERCOUNT',), partial=(_idea('bigger', 'what follows from it', '그래서 달라지는 것', 'PARAMS', 'BIGGERMODEL'),), about=('LAYERWORD', 'DEEP'))
 rubrics['q23'] = Rubric((
     _idea('half', 'what kind of numbers it computes with', '어떤 수로 계산하는지', 'HALF'),
     _idea('gain', 'what this saves', '그래서 아끼는 것', 'FASTER', 'LESSMEM', denied=('SLOWER !FASTER', 'MOREMEM !FASTER'))),
     lexicon, (_slip('accuracy', 'The gain is not in accuracy: fewer digits cannot add any.', '얻는 것은 정확도가 아니에요. 자릿수가 줄면 더 정확해질 수 없어요.', 'MOREACC', cancels=('gain',)),
-    _slip('sixteen', 'Sixteen of what? It is not about the number or size of pictures, layers or workers.', '무엇이 16인가요? 사진이나 층, 작업자의 수나 크기가 아니에요.', 'SIXTEENX !HALF', 'UPBITS', cancels=_ALL)),
+    _slip('sixteen', 'Sixteen of what? It is not about the number or size of pictures, layers or workers.', '무엇이 16인가요? 사진이나 층, 작업자의 수나 크기가 아니에요.', 'SIXTEENX !HALF', 'UPBITS', 'TURNOFF', cancels=_ALL)),
     about=('HALF', 'FASTER', 'LESSMEM'))

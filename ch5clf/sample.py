@@ -518,7 +518,7 @@ def scene(
     if poses: chance.update(coat=poses[0].coat, pose=poses[0].body)
     return finish(sheet.image, rng, style, size), {**chance, 'covers': covers, 'style': style}
 
-# %% ../nbs/workshop/10_sample.ipynb #66446beb
+# %% ../nbs/workshop/10_sample.ipynb #c6cae996
 def draw(
     breeds, # breeds, or their names, left to right; none gives an empty scene
     rng, # numpy Generator, or a seed
@@ -552,6 +552,7 @@ def contact_sheet(
     (w, h), rows = cell, -(-len(pictures)//cols)
     out = Image.new('RGB', (min(cols, len(pictures))*w, rows*h), 'white')
     for i, p in enumerate(pictures): out.paste(ImageOps.fit(p, cell), (i % cols*w, i//cols*h))
+    out._repr_png_ = lambda **_: None  # a notebook shows a JPEG, or it would keep both, ten times as large
     return out
 
 # %% ../nbs/workshop/10_sample.ipynb #d4e32491
