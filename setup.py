@@ -11,6 +11,9 @@ parser = ConfigParser(delimiters=["="])
 parser.read(root / "settings.ini", encoding="utf-8")
 cfg = parser["DEFAULT"]
 words = lambda key: cfg[key].split()
+# PyPI shows the README without the repository around it: relative links become absolute.
+raw, blob = (f"{cfg['git_url']}/{kind}/{cfg['branch']}/" for kind in ("raw", "blob"))
+readme = (root / "README.md").read_text(encoding="utf-8").replace("](nbs/images/", f"]({raw}nbs/images/").replace("](nbs/", f"]({blob}nbs/")
 min_python = tuple(int(o) for o in cfg["min_python"].split("."))
 
 
@@ -29,7 +32,7 @@ setup(
     name=cfg["lib_name"],
     version=cfg["version"],
     description=cfg["description"],
-    long_description=(root / "README.md").read_text(encoding="utf-8"),
+    long_description=readme,
     long_description_content_type="text/markdown",
     author=cfg["author"],
     author_email=cfg["author_email"],

@@ -35,7 +35,10 @@ def settings():
 
 
 def run(*command, **kwargs):
-    return subprocess.run([str(c) for c in command], **{'cwd': ROOT, **kwargs}).returncode
+    try:
+        return subprocess.run([str(c) for c in command], **{'cwd': ROOT, **kwargs}).returncode
+    except OSError as e:
+        stop('%s cannot be started (%s); delete %s and run this again' % (command[0], e.strerror, ', '.join(lane[0] for lane in LANES.values())))
 
 
 # ---------------------------------------------------------------- environments
@@ -46,39 +49,49 @@ def program(venv, name):
 
 
 def wanted(extra, newest):
-    "A digest of all that decides what is installed; another digest means another install."
+    "A digest of what decides which packages are installed; another digest means another install."
     cfg, constraints = settings(), ROOT / LANES[extra][1]
-    parts = [str(ROOT), sys.version, TORCH_INDEX, str(newest)]
-    parts += [cfg[k] for k in ('version', 'requirements', 'course_requirements', 'dev_requirements', 'console_scripts')]
+    parts = [str(newest)] + [cfg[k] for k in ('version', 'requirements', 'course_requirements', 'dev_requirements', 'console_scripts')]
     parts += [(ROOT / 'setup.py').read_text(encoding='utf-8'), '' if newest else constraints.read_text(encoding='utf-8')]
     return hashlib.sha256('\0'.join(parts).encode()).hexdigest()
 
 
+def home():
+    "Which Python made the environment, and where: a venv survives neither another Python nor a move."
+    return '%s\n%s' % (sys.version.split()[0], ROOT)
+
+
 def announce(extra, venv):
-    if venv.exists():
-        print('Bringing %s up to date; only what changed is downloaded.' % venv.name, flush=True)
-        return
     small = TORCH_INDEX or sys.platform != 'linux'
-    size = 'about 0.5 GB to download, 2 GB on disk' if small else 'about 3 GB to download, 7 GB on disk, because torch from PyPI brings CUDA'
+    size = 'less than 1 GB to download' if small else 'about 3 GB to download and 6.5 GB on disk, because torch from PyPI brings CUDA'
     print('Making %s in %s: %s.' % (LANES[extra][2], venv.name, size))
     if not small:
-        print('Without an NVIDIA card, stop with Ctrl-C and set CH5CLF_TORCH_INDEX=https://download.pytorch.org/whl/cpu first: about 0.5 GB.')
+        print('Without an NVIDIA card, stop with Ctrl-C and set CH5CLF_TORCH_INDEX=https://download.pytorch.org/whl/cpu first.')
     print('This happens once; later runs need no network.', flush=True)
+
+
+def make(venv):
+    try:
+        import ensurepip, venv as _  # noqa: F401 (Debian ships Python without them)
+    except ImportError:
+        stop('this Python has no venv; install it (Debian and Ubuntu: apt install python3-venv), then run this again')
+    if run(sys.executable, '-m', 'venv', '--clear', venv):
+        stop('%s could not be made; is the disk full, or is the folder read-only?' % venv.name)
+    (venv / 'ch5clf-home').write_text(home(), encoding='utf-8')
 
 
 def environment(extra, newest=False):
     "The environment's Python; made or brought up to date where needed."
     venv = ROOT / LANES[extra][0]
-    python, stamp, digest = program(venv, 'python'), venv / 'ch5clf-stamp', wanted(extra, newest)
-    if python.exists() and stamp.exists() and stamp.read_text() == digest:
+    python, stamp, place = program(venv, 'python'), venv / 'ch5clf-stamp', venv / 'ch5clf-home'
+    digest, whole = wanted(extra, newest), place.exists() and place.read_text(encoding='utf-8') == home()
+    if whole and stamp.exists() and stamp.read_text() == digest:
         return python
-    try:
-        import ensurepip, venv as _  # noqa: F401 (Debian ships Python without them)
-    except ImportError:
-        stop('this Python has no venv; install it (Debian and Ubuntu: apt install python3-venv), then run this again')
-    announce(extra, venv)
-    if not python.exists() and run(sys.executable, '-m', 'venv', '--clear', venv):
-        stop('%s could not be made; is the disk full, or is the folder read-only?' % venv.name)
+    if whole:
+        print('Bringing %s up to date; only what changed is downloaded.' % venv.name, flush=True)
+    else:
+        announce(extra, venv)
+        make(venv)
     stamp.unlink(missing_ok=True)
     limits = [] if newest else ['-c', ROOT / LANES[extra][1]]
     pip = [python, '-m', 'pip', 'install', '-q', '--disable-pip-version-check', '--upgrade'] + limits
@@ -95,10 +108,12 @@ def environment(extra, newest=False):
 def course(args):
     python = environment('course', args.newest)
     flags = [flag for flag, on in (('--copy-only', args.copy_only), ('--no-browser', args.no_browser)) if on]
-    try:
-        return run(program(python.parent.parent, 'ch5clf'), 'course', Path(args.folder).absolute(), *flags)
-    except KeyboardInterrupt:
-        return 0
+    server = subprocess.Popen([str(c) for c in (program(python.parent.parent, 'ch5clf'), 'course', Path(args.folder).expanduser().absolute(), *flags)])
+    while True:
+        try:
+            return server.wait()
+        except KeyboardInterrupt:
+            pass  # JupyterLab got it too, asks, and shuts down in order
 
 
 def notebooks_of(names=()):
@@ -127,10 +142,11 @@ def stale(python, tmp):
         if run(program(python.parent.parent, job), cwd=copy):
             return [job + ' failed']
     files = [p.relative_to(copy) for part, kind in (('nbs', '*.ipynb'), ('ch5clf', '*.py')) for p in (copy / part).rglob(kind)]
-    return [str(f) for f in files if not (ROOT / f).exists() or (ROOT / f).read_bytes() != (copy / f).read_bytes()]
+    return [str(f) for f in files if not (ROOT / f).exists() or (ROOT / f).read_text(encoding='utf-8') != (copy / f).read_text(encoding='utf-8')]
 
 
 def test(args):
+    chosen = notebooks_of(args.notebooks)
     python = environment('dev', args.newest)
     failed = []
     with tempfile.TemporaryDirectory() as tmp:
@@ -142,7 +158,7 @@ def test(args):
         if run(python, ROOT / '.ci' / 'readme.py', '--check'):
             failed.append('README.md')
         slow = settings()['slow_notebooks'].split()
-        for nb in notebooks_of(args.notebooks):
+        for nb in chosen:
             if args.quick and nb.name in slow:
                 continue
             start = time.time()
@@ -156,8 +172,8 @@ def test(args):
     return bool(failed)
 
 
-def without_bars(nb):
-    "Finished progress bars leave empty frames behind; drop them from the outputs."
+def tidy(nb):
+    "Finished progress bars leave empty frames behind, and unanswered questions a notice each; drop both from the outputs."
     book = json.loads(nb.read_text(encoding='utf-8'))
 
     def is_bar(output):
@@ -165,18 +181,20 @@ def without_bars(nb):
         return not html or (html.startswith('<style>') and 'progress' in html and '<table' not in html)
     for cell in book['cells']:
         if 'outputs' in cell:
-            cell['outputs'] = [o for o in cell['outputs'] if not is_bar(o)]
+            asked = ''.join(cell['source']).startswith('%%answer')
+            cell['outputs'] = [] if asked else [o for o in cell['outputs'] if not is_bar(o)]
     nb.write_text(json.dumps(book, indent=1, ensure_ascii=False, sort_keys=True) + '\n', encoding='utf-8', newline='\n')
 
 
 def notebooks(args):
+    chosen = notebooks_of(args.notebooks)
     python = environment('dev')
     with tempfile.TemporaryDirectory() as tmp:
-        for nb in notebooks_of(args.notebooks):
+        for nb in chosen:
             print(nb.relative_to(ROOT).as_posix(), flush=True)
             if run(program(python.parent.parent, 'jupyter'), 'execute', '--inplace', nb, env=test_env(tmp)):
                 stop('%s did not run; its outputs were left as they were' % nb.name)
-            without_bars(nb)
+            tidy(nb)
             run(program(python.parent.parent, 'nbdev_clean'), '--fname', nb)
     return run(python, ROOT / '.ci' / 'readme.py')
 
@@ -216,4 +234,7 @@ if __name__ == '__main__':
     if sys.version_info < OLDEST:
         stop('Python %d.%d is too old; %d.%d or newer is needed (python.org/downloads)' % (sys.version_info[:2] + OLDEST))
     arguments = parse()
-    sys.exit(arguments.run(arguments))
+    try:
+        sys.exit(arguments.run(arguments))
+    except KeyboardInterrupt:
+        stop('stopped; run the same command again to go on')

@@ -40,7 +40,9 @@ def readme():
 
 if __name__ == '__main__':
     target, text = ROOT / 'README.md', readme()
-    if sys.argv[1:] != ['--check']:
+    if sys.argv[1:] not in ([], ['--check']):
+        sys.exit('usage: readme.py [--check]')
+    if not sys.argv[1:]:
         target.write_text(text, encoding='utf-8', newline='\n')
     elif not target.exists() or target.read_text(encoding='utf-8') != text:
         sys.exit('README.md is not what nbs/index.ipynb says; run: python3 .ci/readme.py')

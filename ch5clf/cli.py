@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['UserError', 'course_source', 'copy_course', 'jupyter_command', 'jupyter_env', 'main']
 
-# %% ../nbs/workshop/17_cli.ipynb #3ca667f1
-import argparse, hashlib, json, os, shutil, subprocess, sys
+# %% ../nbs/workshop/17_cli.ipynb #8564b0a9
+import argparse, hashlib, json, os, subprocess, sys
 from pathlib import Path
 
 # %% ../nbs/workshop/17_cli.ipynb #6b5efde6
@@ -21,7 +21,7 @@ def course_source() -> Path: # folder that holds index.ipynb
         if (folder/'index.ipynb').exists(): return folder
     raise UserError('the course notebooks are missing from this installation; run: pip install --force-reinstall ch5clf')
 
-# %% ../nbs/workshop/17_cli.ipynb #0bd5e977
+# %% ../nbs/workshop/17_cli.ipynb #322a00c1
 _not_for_learners = {'workshop/15_questions.ipynb', 'workshop/19_rubrics.ipynb'}
 
 def _course_files(source):
@@ -31,36 +31,48 @@ def _course_files(source):
 
 def _digest(data): return hashlib.sha256(data).hexdigest()
 
+def _replace(path, data):
+    "Write all of it or nothing: half a file would count as the learner's for ever."
+    new = path.with_name(path.name + '.new')
+    new.write_bytes(data)
+    new.replace(path)
+
+def _written_before(note):
+    try: ours = json.loads(note.read_text(encoding='utf-8'))
+    except (OSError, ValueError): return {}
+    return ours if isinstance(ours, dict) else {}
+
 def copy_course(
     dest, # folder to write the course to; made where it is missing
     source=None, # folder of the notebooks; by default those of this installation
 ) -> dict: # lists of names: written, updated, kept
     "Copy the course. A file that the learner changed is never overwritten, and named under `kept` where the course has a newer one. `UserError` where `dest` is a file or cannot be written."
-    dest, files = Path(dest).expanduser(), _course_files(source or course_source())
-    if dest.is_file(): raise UserError(f'{dest} is a file; give a folder for the course')
-    if dest.resolve() == Path(source or course_source()).resolve(): raise UserError(f'{dest} holds the course itself; give another folder for your copy')
-    note = dest/'.ch5clf.json'
-    try: ours = json.loads(note.read_text(encoding='utf-8'))
-    except (OSError, ValueError): ours = {}
-    done = dict(written=[], updated=[], kept=[])
+    source, dest = Path(source or course_source()).resolve(), Path(dest)
+    try: dest = dest.expanduser().resolve()
+    except (OSError, RuntimeError, ValueError) as e: raise UserError(f'{dest}: {e}; give another folder') from None
+    if dest == source or source in dest.parents: raise UserError(f'{dest} lies in the course itself; give another folder for your copy')
+    note, done = dest/'.ch5clf.json', dict(written=[], updated=[], kept=[])
     try:
+        if dest.is_file(): raise UserError(f'{dest} is a file; give a folder for the course')
         dest.mkdir(parents=True, exist_ok=True)
-        for name, file in files.items():
+        ours = _written_before(note)
+        for name, file in _course_files(source).items():
             new, target = file.read_bytes(), dest/name
-            if not target.exists(): done['written'].append(name)
-            elif (old := target.read_bytes()) == new: pass
-            elif _digest(old) == ours.get(name): done['updated'].append(name)
-            else:
-                done['kept'].append(name)
-                continue
+            if target.exists():
+                old = target.read_bytes()
+                if old == new or ours.get(name) == _digest(new): continue  # the same edition, perhaps with the learner's work in it
+                if _digest(old) != ours.get(name):
+                    done['kept'].append(name)
+                    continue
+            done['updated' if target.exists() else 'written'].append(name)
             target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(new)
+            _replace(target, new)
             ours[name] = _digest(new)
-        note.write_text(json.dumps(ours, indent=1), encoding='utf-8')
-    except OSError as e: raise UserError(f'{dest}: {e.strerror or e}; give a folder that you may write to') from None
+        _replace(note, json.dumps(ours, indent=1).encode())
+    except (OSError, ValueError) as e: raise UserError(f'{dest}: {getattr(e, "strerror", None) or e}; give a folder that you may write to') from None
     return done
 
-# %% ../nbs/workshop/17_cli.ipynb #ebf42e5e
+# %% ../nbs/workshop/17_cli.ipynb #1bca2f07
 def _is_root(): return hasattr(os, 'geteuid') and os.geteuid() == 0
 
 def jupyter_command(
@@ -94,7 +106,13 @@ def _course(args):
     if find_spec('jupyterlab') is None: raise UserError('JupyterLab is not installed here; run: pip install "ch5clf[course]"')
     if _is_root(): print('You are root, as in a container: JupyterLab is started with --allow-root.')
     print('JupyterLab opens the front page; stop it with Ctrl-C.', flush=True)
-    sys.exit(subprocess.run(jupyter_command(folder, not args.no_browser), env=jupyter_env(folder)).returncode)
+    sys.exit(_serve(jupyter_command(folder, not args.no_browser), jupyter_env(folder)))
+
+def _serve(command, env):
+    server = subprocess.Popen(command, env=env)
+    while True:
+        try: return server.wait()
+        except KeyboardInterrupt: pass  # JupyterLab got it too, asks, and shuts down in order
 
 def _quiz(args):
     from ch5clf.questions import terminal
@@ -120,6 +138,8 @@ def main(
     argv=None, # arguments; by default those of the command line
 ) -> int: # exit code: 0, or 1 after a user's mistake; argparse itself ends with 2
     "Entry point of the command `ch5clf`."
+    for stream in (sys.stdout, sys.stderr):  # a Windows console that lacks a letter shall not end the command
+        if hasattr(stream, 'reconfigure'): stream.reconfigure(errors='replace')
     args = _parser().parse_args(argv)
     try: args.run(args)
     except UserError as e:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['READ', 'REACH', 'normalise', 'language_of', 'Lexicon', 'Tag', 'Sentence', 'bind', 'Idea', 'Misconception', 'Rubric',
-           'Verdict', 'is_word_list', 'is_noise', 'judge']
+           'Verdict', 'is_word_list', 'is_jumble', 'is_noise', 'judge']
 
 # %% ../nbs/workshop/18_ideas.ipynb #65f68720
 import re, unicodedata
@@ -40,16 +40,28 @@ def language_of(
     hangul = sum('가' <= c <= '힣' or 'ㄱ' <= c <= 'ㅣ' or 'ᄀ' <= c <= 'ᇿ' for c in text)
     return 'ko' if hangul and hangul*5 >= sum(c.isalpha() for c in text) else 'en'
 
-# %% ../nbs/workshop/18_ideas.ipynb #6e7b648d
+# %% ../nbs/workshop/18_ideas.ipynb #003ebcf7
 _H = '가-힣'
 
+_SHORT = ((r'(?:\w+ )', r"(?:[\w'/]+[\s,-]+)"), (r'\w+', r"[\w'/]+"), (')*', '){0,4}'), ('(?: ~)?', r'(?:[\s,-]+[^\s.]+){0,3}?'), (' ~ ', r'[\s,-]+(?:[^\s.]+[\s,]+){0,3}?'),
+          ('*', '[a-z]#'), (' ?', r'[\s-]#'), (' ', r'[\s-]+'), ('#', '*'))  # every repetition of groups is bounded, so that time is
+
 def _english(forms: str) -> str:
-    for short, long in ((r'\w+', r"[\w'/]+"), (')*', '){0,4}'), ('(?: ~)?', r'(?:[\s,-]+[^\s.]+){0,3}?'), (' ~ ', r'[\s,-]+(?:[^\s.]+[\s,]+){0,3}?'), ('*', '[a-z]#'), (' ?', r'[\s-]#'), (' ', r'[\s-]+'), ('#', '*')):
-        forms = forms.replace(short, long)
+    for short, long in _SHORT: forms = forms.replace(short, long)
     return rf'(?<![a-z0-9_])(?:{forms})(?![a-z0-9_])'
+
+def _open_end(m: re.Match) -> str:
+    "A stem that ends in a vowel, with the endings that melt into it: 깨지 also finds 깨진, 깨질, 깨짐, 깨집(니다), 깨져, 깨졌"
+    code = ord(m[2]) - 0xAC00
+    if code % 28: return m[0]
+    lead, vowel = divmod(code//28, 21)
+    ends = [code + tail for tail in (0, 4, 8, 16, 17)]
+    if vowel in (20, 13): ends += [(lead*21 + {20: 6, 13: 14}[vowel])*28 + tail for tail in (0, 20)]
+    return m[1] + '[' + ''.join(chr(0xAC00 + e) for e in ends) + ']'
 
 def _korean(forms: str) -> str:
     forms = re.sub(rf'([{_H}])(?=[{_H}])', r'\1\\s?', re.sub(r'(?<![\\\[])\^', '@', forms).replace(' ~ ', '#'))
+    forms = re.sub(rf'([{_H}](?:\\s\?| \?| )?)([{_H}])(?=[|)]|$)', _open_end, forms)
     return '(?:' + forms.replace('#', r'\S*\s+(?:\S+\s+){0,2}?').replace('@', rf'(?<![{_H}])').replace(' ', r'\s*') + ')'
 
 @lru_cache(maxsize=100_000)
@@ -75,9 +87,14 @@ class Lexicon:
         slips: dict | None = None, # what is written wrong or in another way -> the form used here
         names: dict | None = None  # concept -> identifier; the concept means "nearly that, but misspelt"
     ):
-        self.patterns = {n: re.compile('|'.join(f for f in (en and _english(en), ko and _korean(ko)) if f)) for n, (en, ko) in concepts.items()}
+        self.forms = concepts
         self.axis = {c: group for group in opposites for c in group}
         self.words, self.slips, self.names = frozenset(spelling.split()), slips or {}, names or {}
+    @lru_cache(maxsize=5000)                      # compiled when first needed: importing stays quick
+    def pattern(self, name: str) -> re.Pattern:
+        "All forms of a concept"
+        en, ko = self.forms[name]
+        return re.compile('|'.join(f for f in (en and _english(en), ko and _korean(ko)) if f))
     def correct(self, text: str) -> str:
         "Bring slips of the pen back to the words of the lexicon"
         for wrong, right in self.slips.items(): text = text.replace(wrong, right)
@@ -93,14 +110,14 @@ class Lexicon:
         for m in re.finditer(r'[a-z][a-z0-9_]{2,40}', text):
             if m[0] != name and _distance(m[0].replace('_', ''), name.replace('_', ''), 2) <= 2: return m
 
-# %% ../nbs/workshop/18_ideas.ipynb #92393137
+# %% ../nbs/workshop/18_ideas.ipynb #292c49b2
 _SENTENCE = re.compile(rf'[;\n!•]+|(?<!\?)\?(?!\?)(?=\s|$)|(?<![0-9])\.(?=\s|$)|(?<=[{_H}a-z\]\)])\.(?=[{_H}]|\s|$)|(?<=[다요함음됨임])\.')
 _CLAUSE = re.compile(r',(?!\d)|:(?=\s)|(?<=\d),(?=\s)|(?<![a-z])(?:but|while|whereas|then|because|since|although|though|so that|so|and|which|where|when|if|or)(?![a-z_.])'
-    rf'|(?<=[{_H}])(?:고|며|면서|지만|는데|은데|인데|한데|니까|므로|기\s?때문|어서|아서|해서|라서|여서)(?=[\s,]|$)|(?<![{_H}])(?:그리고|하지만|반면|반대로|그러나|그래서|그다음|다음|이후|왜냐)')
+    rf'|(?<=[{_H}])(?:고|며|면서|지만|는데|은데|인데|한데|니까|므로|기\s?때문|어서|아서|해서|[이수]라|라서|여서)(?=[\s,]|$)|(?<![{_H}])(?:그리고|하지만|반면|반대로|그러나|그래서|그다음|다음|이후|왜냐)')
 _ASKS = re.compile(rf'(?:(?<![a-z])(?:why|what|how|which|who)(?![a-z])|왜|무엇|어떻게|어떤|무슨|뭐|뭘)(?:[^?]*\s)?[^?\s]*[^?]\?(?!\?)')  # a question put back is no answer, nor is a word to the judge
 _PLEADS = re.compile(r'ignore (?:all |the )?(?:previous|above|prior)|(?<![a-z])grad(?:ing|er)(?![a-z])|label ?=|mark (?:this|it|me) (?:as )?(?:right|correct)|이전 ?지시|채점|정답으로 ?(?:처리|간주|표시)')
-_NOT_NOT = re.compile(r"not only|not just|not merely|no matter|(?:뿐|만)\s?(?:만\s?)?(?:이\s?)?아니|수\s?밖에\s?없|상관\s?없|관계\s?없|끊임\s?없|틀림\s?없|^아니[요오]?\b|^아니(?=[,.\s])|안\s?(?:에|의|쪽|정|전|으로|내)")
-_NOT_EN = re.compile(r"(?<![a-z])(?:not|never|cannot|without|neither|nor|no|none of|rather than|instead of|fails? to|fail|hardly|rarely|nothing)(?![a-z])|n't(?![a-z])|(?<![a-z])(?:dont|doesnt|isnt|cant|wont|arent|didnt)(?![a-z])")
+_NOT_NOT = re.compile(r"not only|without (?:the |any )?(?:parenthes\w*|brackets?|calling)|괄호\s?없|not just|not merely|no matter|(?:뿐|만)\s?(?:만\s?)?(?:이\s?)?아니|수\s?밖에\s?없|상관\s?없|관계\s?없|끊임\s?없|틀림\s?없|^아니[요오]?\b|^아니(?=[,.\s])|안\s?(?:에|의|쪽|정|전|으로|내)")
+_NOT_EN = re.compile(r"(?<![a-z])(?:not|never|cannot|without|neither|nor|no|none of|rather than|instead of|fails? to|fail|unable|hardly|rarely|nothing)(?![a-z])|n't(?![a-z])|(?<![a-z])(?:dont|doesnt|isnt|cant|wont|arent|didnt)(?![a-z])")
 _NOT_LEFT = re.compile(r'지\s?(?:는\s?|도\s?|를\s?)?(?:않|안|못|말)|(?:을|를|할|될|일|[^\s])\s?수\s?(?:가\s?|는\s?|도\s?)?없|(?:이|가)?\s?아(?:니(?!면)|닌|님|닐|닙)|없(?!애)|안\s?(?:되|됨|된|될)|말고|대신|못\s?(?:하|함|한|해)')
 _NOT_RIGHT = re.compile(rf'(?<![{_H}])(?:안|못)(?=\s?[{_H}])')
 
@@ -131,7 +148,7 @@ def _reads(text: str, lexicon: Lexicon, names: frozenset) -> list[Sentence]:
     return sentences
 
 def _read(text: str, lexicon: Lexicon, names: frozenset) -> Sentence:
-    tags = [Tag(n, m.start(), m.end()) for n, p in lexicon.patterns.items() if n in names for m in p.finditer(text) if m.end() > m.start()]
+    tags = [Tag(n, m.start(), m.end()) for n in lexicon.forms if n in names for m in lexicon.pattern(n).finditer(text) if m.end() > m.start()]
     tags += [Tag(n, m.start(), m.end()) for n, name in lexicon.names.items() if n in names and (m := lexicon.nearly(text, name))]
     def hidden(t):                                # 'freeze' within 'unfreeze', 'lower' within 'lower layers': the longer is meant
         return any(o is not t and o.start <= t.start and t.end <= o.end and o.end - o.start > t.end - t.start
@@ -202,15 +219,28 @@ def bind(
         else: waiting_a = a
     return pairs
 
-# %% ../nbs/workshop/18_ideas.ipynb #b7860469
+# %% ../nbs/workshop/18_ideas.ipynb #c19c8524
 _AFTER, _BEFORE_EN = re.compile(r'(?<![a-z])after(?:wards)?(?![a-z])'), re.compile(r'(?<![a-z])(?:before|prior to|until)(?![a-z])')
 
+_RANK_KO = re.compile(r'[^,.;]{0,12}?(?:은|는|이|가|건|게|임)\s?(?:맨\s?)?(?:(먼저|처음|첫|앞(?![쪽부의])|우선)|나중|뒤(?![쪽부의])|두\s?번째|둘째|마지막(?!\s?[층레]))')
+_RANKED_KO = re.compile(r'(?:(먼저|처음|첫\s?(?:번째|째|단계)|앞|우선|그\s?전)|나중|뒤|두\s?번째|둘째|마지막|끝)(?:에\s?오는)?\s?(?:은|는|이|가|것은|건|게)\s$')
+_RANK_EN = re.compile(r'\s(?:\w+\s){0,2}?(?:comes?|goes|is|happens)\s(?:(first)|last|second|later|afterwards)(?![a-z])')
+
+def _rank(text: str, tag: Tag, other: Tag) -> int:
+    "0: said to be the first, 1: said to be the later one, -1: neither"
+    after = text[tag.end:min(tag.end + 30, other.start if other.start > tag.start else len(text))]
+    before = text[max(0, tag.start - 20, other.end if other.end <= tag.start else 0):tag.start]
+    m = _RANK_KO.match(after) or _RANKED_KO.search(before) or _RANK_EN.match(after)
+    return -1 if not m else 0 if m[1] else 1
+
 def _comes_first(text: str, a: Tag, b: Tag) -> bool:
-    "Does a happen before b? Their order in the text, unless a word between or in front turns it round"
+    "Does a happen before b? Their order in the text, unless a word between or in front turns it round, or each has its place named"
+    ranks = _rank(text, a, b), _rank(text, b, a)
+    if ranks in ((0, 1), (1, 0), (0, -1), (-1, 1), (1, -1), (-1, 0)): return ranks in ((0, 1), (0, -1), (-1, 1))
     first, second = sorted((a, b), key=lambda t: t.start)
     lead, middle = text[max(0, first.start-40):first.start], text[first.end:second.start]
     turned = bool(re.search(r'(?<![a-z])(?:after (?!that|this|which|it)|applied (?:to|on)|on top of|preceded by|∘)', middle)) or \
-        bool(re.match(r'\s*\([^()]*$', middle)) or bool(re.search(rf'기\s?전에|하기\s?이전', middle)) or \
+        bool(re.match(r'\s*\([^()]*$', middle)) or bool(re.search(rf'(?:기|학습|훈련)\s?전에|하기\s?이전|그\s?(?:전|앞)(?![체반])', middle)) or \
         (bool(re.search(r'(?<![a-z])before ', lead.rsplit('.', 1)[-1][-25:])) and not _BEFORE_EN.search(middle))
     return (first is a) != turned
 
@@ -276,7 +306,7 @@ def _candidates(body: str, s: Sentence, by_name: dict, lexicon: Lexicon) -> list
                 if not (a.start < b.end and b.start < a.end) and _comes_first(s.text, a, b)]
     return [(t,) for n in body.split('/') for t in by_name.get(n, ())]
 
-# %% ../nbs/workshop/18_ideas.ipynb #79ff449d
+# %% ../nbs/workshop/18_ideas.ipynb #f2234f0c
 @dataclass(frozen=True)
 class Idea:
     "Something an answer must say, and all relations that say it"
@@ -309,7 +339,7 @@ class Rubric:
     def __post_init__(self):
         relations = [r for i in self.ideas + self.partial for r in i.stated + i.denied] + [r for m in self.misconceptions for r in m.stated] + list(self.doubt + self.about)
         names = {n for r in relations for term in _terms(r)[1] for n in re.split('[/=<]', term.lstrip('-?!'))}
-        unknown = names - set(self.lexicon.patterns) - set(self.lexicon.names)
+        unknown = names - set(self.lexicon.forms) - set(self.lexicon.names)
         if unknown: raise ValueError(f"rubric: no such concept: {', '.join(sorted(unknown))}; add it to the lexicon")
         axes = {n for c in names for n in self.lexicon.axis.get(c, ())}
         object.__setattr__(self, 'names', frozenset(names | axes))
@@ -324,7 +354,7 @@ class Verdict:
     missing: list = field(default_factory=list)
     misconceptions: list = field(default_factory=list)
 
-# %% ../nbs/workshop/18_ideas.ipynb #8e7ff2f6
+# %% ../nbs/workshop/18_ideas.ipynb #e14b8889
 _GLUE_EN = re.compile(r"(?<![a-z])(?:an?|the|is|are|be|was|it|its|to|of|in|on|at|by|for|with|from|into|as|than|that|this|they|them|we|you|i|not|no|never|do|does|can|will|would|because|so|if|when|while|and then|then|between|each|every|all|both|only|has|have|gets?|uses?|gives?|makes?|means|up|out|there|their|must|should|first|more|less|per|vs|about|after|before|just|put|one|but|or|and|takes?|any|some|same|different|what|how|where|which|like|until|still|also|even|(?:save|use|train|make|keep|leave|need|stop|work|freeze|unfreeze|learn|add|sum|pick|choose|return|reduce|blur|lose|cut|fit|run|find|show)s|gives?|goes?|go)(?![a-z])|n't")
 _GLUE_KO = re.compile(rf'(?<=[{_H}a-z0-9)])(?:은|는|이|가|을|를|에|에서|로|으로|의|와|만|고|며|면|다|요|있음|없음|같음|좋음|짐|김|함|됨|임|서|해|야|라|니까|때문|한|된|인|할|될|하는|되는|부터|까지|보다|마다|처럼|씩)(?=[\s,.;]|$)')
 _NOTES = re.compile(r'[:=→()+/<>]|->|=>|(?<=\s)-(?=\s)|\?\?')
@@ -342,6 +372,15 @@ def is_word_list(
     if len(parts) > 1 and 1.5*len(parts) <= len(words) <= 5*len(parts): return False
     glue = [g for g in _GLUE_EN.findall(text) if g not in terms] + _GLUE_KO.findall(text)
     return len(glue) < max(1, len(words)/10)
+
+_JUMBLE = re.compile(r'(?<![a-z])(?:the|an)\s+(?:the|an?|in|of|is|are|to|than|not|and|or|with|for|by|on|at|it|has)(?![a-z])|(?<![a-z])of\s+(?:of|is|are|than|and|or|with|has)(?![a-z])|(?<![a-z])(?:the|an|of|than|and)\s*[.]?$|(?<![a-z])(?:is|are|has)\s+(?:than|is|are|has|of|and)(?![a-z])|(?<![a-z])(more|less|than|not|is|layers)\s+\1(?![a-z])'
+    rf'|(?<![{_H}])(?:더|및|또는|같은)$|(?<![{_H}])더\s+[{_H}]+(?:(?<![어라려아])가|를|을)(?=\s)')
+
+def is_jumble(
+    text: str  # a normalised answer
+) -> bool:     # its words stand in no order of a sentence
+    "An article before a preposition, a comparison without its word, a sentence that ends in a conjunction"
+    return any(_JUMBLE.search(part.strip()) for part in re.split(r'[,;:!?\n]|\.\s', text) if len(part.split()) > 3)
 
 def is_noise(
     text: str  # a normalised answer
@@ -377,7 +416,7 @@ def judge(
     elif found or near or any(m.nearly for m in wrong): state = 'partly'
     elif against: state = 'wrong'
     else: state = 'unsure' if any(t.name in rubric.about for s in sentences for t in s.tags) else 'wrong'
-    if state == 'right' and says(rubric.doubt) > 0: state = 'unsure'
+    if state == 'right' and (says(rubric.doubt) > 0 or is_jumble(plain)): state = 'unsure'
     if is_noise(plain): state, found = 'wrong', []
     elif found and is_word_list(plain, 5 if state == 'right' else 7, frozenset(s.text[t.start:t.end] for s in sentences for t in s.tags)) or len(str(text)) > READ and state == 'right': state = 'unsure'
     missing = [i for i in rubric.ideas if i not in found][:max(0, needed - len(found))] if state != 'right' else []

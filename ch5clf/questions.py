@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['questions', 'LOGITS', 'progress', 'terminal', 'load_ipython_extension']
 
-# %% ../nbs/workshop/15_questions.ipynb #ff19da3a
+# %% ../nbs/workshop/15_questions.ipynb #023378ed
 import atexit, functools, math, re, tempfile
 from pathlib import Path
 
 from . import quiz
 from .rubrics import rubrics
-from .quiz import Bank, Choice, ChooseAll, Code, Either, Names, Numbers, Ordering, Pattern, PickPoint, Report, Source, Table, Text, say
+from .quiz import Bank, Choice, ChooseAll, Code, Either, Names, Numbers, Ordering, Pattern, PickPoint, ReadyMade, Report, Source, Table, Text, say
 
 questions = Bank()
 
@@ -32,7 +32,7 @@ questions.add('q01',
     why=say('Every interpolation blurs a little, and nothing can fill a corner that was never there. So we keep a margin first and touch the pixels only once afterwards.',
             '보간을 할 때마다 조금씩 흐려지고, 처음부터 없던 모서리는 무엇으로도 채울 수 없어요. 그래서 먼저 여유를 남기고, 그 뒤에는 픽셀을 한 번만 건드려요.'))
 
-# %% ../nbs/workshop/15_questions.ipynb #becad238
+# %% ../nbs/workshop/15_questions.ipynb #8e2d746c
 questions.add('q03',
     topic=say('how data sets are stored', '데이터셋이 저장되는 형태'),
     prompt=say('You download a data set for deep learning that you have never seen. In which two forms are you most likely to find the items and their labels?',
@@ -43,13 +43,13 @@ questions.add('q03',
     solution=say('Single files (photos, texts) in folders, where the folder or the file name tells the label; or a table, such as a CSV file, with a row per item that holds its data or points to its file.',
                  '하나는 사진이나 글 같은 파일이 폴더에 들어 있고 폴더나 파일의 이름이 레이블을 알려 주는 형태예요. 다른 하나는 CSV 같은 표로, 행마다 데이터 하나를 담거나 그 파일을 가리켜요.'),
     why=say('Both say the same thing in two ways, so a loader needs only two questions: where are the items, and what gives the label?',
-            '두 형태는 같은 내용을 다르게 적은 것뿐이에요. 그래서 항목이 어디에 있고 무엇이 레이블을 알려 주는지만 정하면 데이터를 읽을 수 있어요.'))
+            '두 형태는 같은 내용을 다르게 적은 것뿐이에요. 그래서 데이터가 어디에 있고 무엇이 레이블을 알려 주는지만 정하면 데이터를 읽을 수 있어요.'))
 
-# %% ../nbs/workshop/15_questions.ipynb #9cdd341a
+# %% ../nbs/workshop/15_questions.ipynb #bea7f3ed
 questions.add('q06',
     topic=say('what augmentation can spoil', '데이터 증강이 망칠 수 있는 것'),
-    prompt=say('Augmentation is meant to help, yet a transform can also make a picture worse. Name two ways in which this happens.',
-               '데이터 증강은 도움이 되라고 하는 일이지만, 변환 때문에 사진이 나빠지기도 해요. 그렇게 되는 경우를 두 가지 말해 보세요.'),
+    prompt=say('Augmentation is meant to help, yet a transform can also spoil the quality of the picture itself. Name two ways in which this happens.',
+               '데이터 증강은 도움이 되라고 하는 일이지만, 변환 때문에 사진 자체의 품질이 나빠지기도 해요. 그렇게 되는 경우를 두 가지 말해 보세요.'),
     kind=Text(rubrics['q06']),
     hints=[say('Turn a photo by 30 degrees: which part of the new frame has no source?', '사진을 30도 돌려 보세요. 새 틀에서 원본이 없는 곳은 어디인가요?'),
            say('Double the size of a tiny photo: where do the new pixels come from?', '아주 작은 사진을 두 배로 키워 보세요. 늘어난 픽셀의 값은 어디에서 올까요?')],
@@ -82,16 +82,16 @@ questions.add('q11',
     why=say('The exponential makes everything positive, the division makes the whole 1. That larger scores stand out more is true as well, but it follows from the exponential and is not one of the two.',
             '지수 함수가 모두 양수로 만들고, 나눗셈이 전체를 1로 만들어요. 큰 점수가 더 두드러지는 것도 맞지만, 그것은 지수 함수의 성질이고 이 두 가지에 들지는 않아요.'))
 
-# %% ../nbs/workshop/15_questions.ipynb #4b4d7ae5
+# %% ../nbs/workshop/15_questions.ipynb #3539d037
 questions.add('q12',
     topic=say('when softmax is the wrong end', 'softmax가 맞지 않는 때'),
-    prompt=say('In what situation would softmax be the wrong last step, because you do not want those two properties?',
-               '그 두 가지 성질이 오히려 방해가 되어 softmax를 쓰지 말아야 하는 때는 언제인가요?'),
+    prompt=say('Softmax has two properties: each value lies between 0 and 1, and they sum to 1. In what situation do they get in the way, so that softmax would be the wrong last step?',
+               'softmax의 두 성질(값이 0과 1 사이, 합이 1)이 오히려 방해가 되어 softmax를 쓰지 말아야 하는 때는 언제인가요?'),
     kind=Text(rubrics['q12']),
     hints=[say('Softmax has to spread its whole on the classes. Find a photo for which that is unfair.', 'softmax는 전체를 클래스들에 나눠 줘야 해요. 그것이 어울리지 않는 사진을 떠올려 보세요.'),
            say('What should the model say to a photo of a teapot?', '찻주전자 사진을 보면 모델은 뭐라고 답해야 할까요?')],
     solution=say('When an item may have several labels at once or none of them (multi-label): two breeds in one photo, or no pet at all. Then each class gets a sigmoid of its own.',
-                 '한 항목에 레이블이 여러 개이거나 하나도 없을 수 있을 때, 곧 다중 레이블 문제예요. 사진 한 장에 두 품종이 있거나 반려동물이 아예 없는 경우죠. 그럴 때는 클래스마다 시그모이드를 따로 써요.'),
+                 '사진 하나에 레이블이 여러 개이거나 하나도 없을 수 있을 때, 곧 다중 레이블 문제예요. 사진 한 장에 두 품종이 있거나 반려동물이 아예 없는 경우죠. 그럴 때는 클래스마다 시그모이드를 따로 써요.'),
     why=say('Softmax picks one class even where none fits, and two true classes take from one another.', 'softmax는 맞는 클래스가 없어도 하나를 고르고, 맞는 클래스가 둘이면 서로 몫을 빼앗아요.'))
 
 # %% ../nbs/workshop/15_questions.ipynb #d02c787c
@@ -106,31 +106,31 @@ questions.add('q14',
                  '조건을 보고 두 값 가운데 하나를 골라요. 클래스가 37개면 고를 값도 37개예요. 36번 겹쳐 쓰면 되기는 하지만 번거롭고, 정답으로 인덱싱하면 알맞은 열을 한 번에 꺼낼 수 있어요.'),
     why=say('A condition is true or false, a class index is any of many: so the loss looks up a column instead of asking a question.', '조건은 참 아니면 거짓이지만 클래스 번호는 여럿 가운데 하나예요. 그래서 손실은 조건을 묻는 대신 열을 찾아봐요.'))
 
-# %% ../nbs/workshop/15_questions.ipynb #c15a742f
+# %% ../nbs/workshop/15_questions.ipynb #f6963a38
 questions.add('q16',
     topic=say('reading the rate finder', '학습률 탐색기 읽기'),
     prompt=say('You have the curve of a learning-rate finder before you. Give two rules of thumb for reading a rate off it.',
-               '학습률 탐색기(learning rate finder)의 곡선이 눈앞에 있어요. 여기서 학습률을 고르는 경험 법칙 두 가지를 말해 보세요.'),
+               '학습률 탐색기(learning rate finder)의 곡선이 눈앞에 있어요. 여기서 학습률을 고르는 경험 규칙 두 가지를 말해 보세요.'),
     kind=Text(rubrics['q16']),
     hints=[say('At the lowest point training is about to break. Which way do you move from there, and how far?', '가장 낮은 지점은 학습이 무너지기 직전이에요. 거기서 어느 쪽으로 얼마나 움직일까요?'),
-           say('The other rule does not look at the lowest point but at the way down.', '다른 법칙은 가장 낮은 지점이 아니라 내려가는 길을 봐요.')],
+           say('The other rule does not look at the lowest point but at the way down.', '다른 규칙은 가장 낮은 지점이 아니라 내려가는 길을 봐요.')],
     solution=say('The rate at the minimum of the loss, divided by ten; or the last point at which the loss still clearly falls (many take the steepest point).',
                  '손실이 최소인 곳의 학습률을 10으로 나눈 값, 또는 손실이 아직 뚜렷하게 줄어드는 마지막 지점이에요. 가장 가파른 지점을 고르는 사람도 많아요.'),
-    why=say('Both keep a distance from the rate at which training breaks. They are rules of thumb: on small sets they can miss by a decade, so try the rate that you read.', '둘 다 학습이 무너지는 학습률에서 거리를 둬요. 경험 법칙일 뿐이라 작은 데이터셋에서는 열 배쯤 빗나갈 수 있으니, 읽은 값을 꼭 시험해 보세요.'))
+    why=say('Both keep a distance from the rate at which training breaks. They are rules of thumb: on small sets they can miss by a decade, so try the rate that you read.', '둘 다 학습이 무너지는 학습률에서 거리를 둬요. 경험 규칙일 뿐이라 작은 데이터셋에서는 열 배쯤 빗나갈 수 있으니, 읽은 값을 꼭 시험해 보세요.'))
 
-# %% ../nbs/workshop/15_questions.ipynb #29f9367e
+# %% ../nbs/workshop/15_questions.ipynb #88bda094
 questions.add('q19',
     topic=say('discriminative learning rates', '차등 학습률'),
     prompt=say('What are discriminative learning rates? Say how the rates are spread over the network (and why, if you like).',
                '차등 학습률(discriminative learning rates)이란 무엇인가요? 네트워크 안에서 학습률을 어떻게 나누는지 말해 보세요. (이유를 덧붙여도 좋아요.)'),
     kind=Text(rubrics['q19']),
     hints=[say('Some parts of the model know much already, others nothing at all.', '모델에는 이미 많이 아는 부분도 있고 아무것도 모르는 부분도 있어요.'),
-           say('Edges and colours are useful for any photo: in which layers are they found, and how much should those change?', '윤곽과 색은 어느 사진에나 쓸모 있어요. 어느 층에서 찾고, 그 층은 얼마나 바뀌어야 할까요?')],
+           say('Edges and colours are useful for any photo: in which layers are they found, and how much should those change?', '윤곽과 색은 어느 사진에나 쓸모 있어요. 어느 레이어에서 찾고, 그 레이어는 얼마나 바뀌어야 할까요?')],
     solution=say('Different parts of the network train with different rates: small ones for the early layers, whose general features are good already, larger ones for the later layers and the head.',
-                 '네트워크의 부분마다 다른 학습률을 쓰는 거예요. 일반적인 특징을 이미 잘 아는 앞쪽 층에는 작게, 뒤쪽 층과 헤드에는 크게 줘요.'),
-    why=say('One rate for all is too large for what is finished or too small for what is new. In fastai a resnet has three groups, not one per layer.', '모두에게 같은 학습률을 주면 다 배운 부분에는 너무 크거나 새 부분에는 너무 작아요. fastai에서 resnet은 층마다가 아니라 세 그룹으로 나뉘어요.'))
+                 '네트워크의 부분마다 다른 학습률을 쓰는 거예요. 일반적인 특징을 이미 잘 아는 앞쪽 레이어에는 작게, 뒤쪽 레이어와 헤드에는 크게 줘요.'),
+    why=say('One rate for all is too large for what is finished or too small for what is new. In fastai a resnet has three groups, not one per layer.', '모두에게 같은 학습률을 주면 다 배운 부분에는 너무 크거나 새 부분에는 너무 작아요. fastai에서 resnet은 레이어마다가 아니라 세 그룹으로 나뉘어요.'))
 
-# %% ../nbs/workshop/15_questions.ipynb #6145347f
+# %% ../nbs/workshop/15_questions.ipynb #bdcd171f
 questions.add('q21',
     topic=say('early stopping and one-cycle', '조기 종료와 원사이클'),
     prompt=say('Why do early stopping and a one-cycle schedule go badly together?',
@@ -140,7 +140,7 @@ questions.add('q21',
            say('Mark on your drawing where the best epochs usually are, and where a patient of one epoch would give up.', '가장 좋은 에포크가 보통 어디인지, 한 에포크만 참는 사람은 어디서 그만둘지 그림에 표시해 보세요.')],
     solution=say('It may stop while the rate is still high, before it has come down: the epochs with small rates at the end, which usually improve the model most, never happen. Better to train again from the pretrained weights with fewer epochs.',
                  '학습률이 아직 높을 때, 곧 낮아지기 전에 멈출 수 있어요. 그러면 모델이 보통 가장 많이 좋아지는, 학습률이 작은 마지막 에포크들을 못 하게 돼요. 사전 학습된 가중치에서 에포크 수를 줄여 다시 학습하는 편이 나아요.'),
-    why=say('The schedule is planned to its last step. A pause in the middle of it says little, since the rate is at its highest there.', '스케줄은 마지막 걸음까지 계획되어 있어요. 중간에는 학습률이 가장 높아서, 그때 주춤한다고 해서 알 수 있는 것이 별로 없어요.'))
+    why=say('The schedule is planned to its last step. A pause in the middle of it says little, since the rate is at its highest there.', '스케줄은 마지막 스텝까지 계획되어 있어요. 중간에는 학습률이 가장 높아서, 그때 주춤한다고 해서 알 수 있는 것이 별로 없어요.'))
 
 # %% ../nbs/workshop/15_questions.ipynb #17e7bc43
 questions.add('q23',
@@ -154,20 +154,20 @@ questions.add('q23',
                  '안전한 곳에서는 반정밀도(16비트) 수로 계산하고 그렇지 않은 곳에서는 32비트를 그대로 써요(혼합 정밀도). 그래서 메모리를 덜 써서 배치를 키울 수 있고, 이를 지원하는 GPU에서는 더 빨라요.'),
     why=say('Accuracy stays about the same: what is gained is room and time. Very small gradients are scaled up so that they do not vanish.', '정확도는 거의 그대로이고, 얻는 것은 자리와 시간이에요. 아주 작은 기울기는 사라지지 않도록 키워서 다뤄요.'))
 
-# %% ../nbs/workshop/15_questions.ipynb #6e143364
+# %% ../nbs/workshop/15_questions.ipynb #6ef8d49c
 questions.add('further',
     topic=say('the gradient of cross-entropy', '크로스 엔트로피의 기울기'),
     prompt=say('What is the gradient of cross-entropy with respect to the model\'s last outputs (before softmax)? What does its form mean for the steps of SGD?',
-               '모델의 마지막 출력값(softmax에 넣기 전)에 대한 크로스 엔트로피의 기울기는 무엇인가요? 그 꼴은 SGD의 걸음에 어떤 의미가 있나요?'),
+               '모델의 마지막 출력값(softmax에 넣기 전)에 대한 크로스 엔트로피의 기울기는 무엇인가요? 그 꼴은 SGD의 스텝에 어떤 의미가 있나요?'),
     kind=Text(rubrics['further']),
     hints=[say('Let PyTorch compute it for one picture and three classes, and compare it with the output of softmax.', '사진 한 장, 클래스 세 개로 PyTorch에 계산을 시키고 softmax의 출력과 견주어 보세요.'),
            say('Only one of the three numbers differs. By how much?', '세 수 가운데 하나만 달라요. 얼마나 다른가요?')],
     solution=say('softmax(a) minus the one-hot target: the difference between prediction and truth. So steps are proportional to the error, as with the squared error of a regression, and each component stays between -1 and 1: no sudden jumps. It is linear in that difference, not in a.',
-                 'softmax(a)에서 원-핫 정답을 뺀 값, 곧 예측과 정답의 차이예요. 그래서 회귀의 제곱 오차처럼 걸음이 오차에 비례하고, 성분마다 -1과 1 사이에 머물러 갑자기 튀지 않아요. 그 차이에 대해 선형이지, a에 대해 선형인 것은 아니에요.'),
+                 'softmax(a)에서 원-핫 정답을 뺀 값, 곧 예측과 정답의 차이예요. 그래서 회귀의 제곱 오차처럼 스텝이 오차에 비례하고, 성분마다 -1과 1 사이에 머물러 갑자기 튀지 않아요. 그 차이에 대해 선형이지, a에 대해 선형인 것은 아니에요.'),
     why=say('The logarithm of the loss and the exponential of softmax cancel, and what is left is the plain error.', '손실의 로그와 softmax의 지수가 서로 지워지고, 오차만 남아요.'))
 
-# %% ../nbs/workshop/15_questions.ipynb #a7733a54
-def _underscores(failing): return 'Maine_Coon_20.jpg' in failing and 'Bengal_7.jpg' not in failing
+# %% ../nbs/workshop/15_questions.ipynb #d84e3699
+def _underscores(failing): return 'Maine_Coon_20.jpg' in failing and not {'Bengal_7.jpg', 'pug_1000.jpg'} & set(failing)
 
 questions.add('q02', topic=say('regular expressions', '정규 표현식'),
     prompt=say('Our photos are called `great_pyrenees_173.jpg`, `Abyssinian_2.jpg` and so on. Write a regular expression whose first group is the breed. It is tried with `re.search` on names that you do not see, some of which are not photos of this form and must not match.',
@@ -175,9 +175,12 @@ questions.add('q02', topic=say('regular expressions', '정규 표현식'),
     kind=Pattern([('Bengal_7.jpg', 'Bengal'), ('pug_1000.jpg', 'pug'), ('american_pit_bull_terrier_101.jpg', 'american_pit_bull_terrier'), ('Maine_Coon_20.jpg', 'Maine_Coon'),
                   ('wheaten_terrier_45.jpg', 'wheaten_terrier'), ('Abyssinian_34.mat', None), ('beagle_12_jpg', None), ('boxer_16.jpg.part', None), ('Birman.jpg', None)],
         notes=[(_underscores, say('A breed may have several words, joined by underscores.', '품종 이름은 밑줄로 이어진 여러 단어일 수 있어요.')),
+               (lambda f: 'pug_1000.jpg' in f and 'Bengal_7.jpg' not in f, say('The number may have more than one digit.', '숫자는 여러 자리일 수 있어요.')),
+               (lambda f: {'Bengal_7.jpg', 'Maine_Coon_20.jpg'} <= set(f) and 'wheaten_terrier_45.jpg' not in f, say('Cats begin with a capital letter.', '고양이 이름은 대문자로 시작해요.')),
+               (lambda f: {'pug_1000.jpg', 'wheaten_terrier_45.jpg'} <= set(f) and 'Bengal_7.jpg' not in f, say('Dogs are written in small letters.', '개 이름은 소문자로 적혀 있어요.')),
+               (lambda f: 'Abyssinian_34.mat' in f and 'Bengal_7.jpg' not in f, say('Say which ending a photo has.', '사진의 확장자를 적어 주세요.')),
                (lambda f: 'beagle_12_jpg' in f and 'Bengal_7.jpg' not in f, say('A bare dot stands for any character.', '점을 그대로 쓰면 아무 문자에나 맞아요.')),
-               (lambda f: 'boxer_16.jpg.part' in f and 'Bengal_7.jpg' not in f, say('Say where the name ends.', '이름이 어디에서 끝나는지도 적어 주세요.')),
-               (lambda f: 'Abyssinian_34.mat' in f and 'Bengal_7.jpg' not in f, say('Say which ending a photo has.', '사진의 확장자를 적어 주세요.'))]),
+               (lambda f: 'boxer_16.jpg.part' in f and 'Bengal_7.jpg' not in f, say('Say where the name ends.', '이름이 어디에서 끝나는지도 적어 주세요.'))]),
     hints=[say('Read the name from its end: an ending, then digits, then an underscore. What stands before them is the breed.', '이름을 끝에서부터 읽어 보세요. 확장자, 숫자, 밑줄이 있고 그 앞이 모두 품종이에요.'),
            say('A group is what stands in round brackets; a dot that means a dot needs a backslash; one sign marks the end of the text.', '그룹은 괄호로 묶은 부분이에요. 진짜 점에는 역슬래시가 필요하고, 글의 끝을 나타내는 기호도 있어요.')],
     solution=say(r'`^(.+)_\d+\.jpg$`', r'`^(.+)_\d+\.jpg$`'),
@@ -237,6 +240,8 @@ questions.add('q05', topic=say('working with `pathlib`', '`pathlib` 다루기'),
     prompt=say('Write `photo_names(folder)`. `folder` is a `Path`. Return a sorted list of the names (`p.name`) of all files ending in `.jpg`, in it and in the folders below it; some endings are written `.JPG`.',
                '`photo_names(folder)`를 작성하세요. `folder`는 `Path`예요. 그 폴더와 아래 폴더에서 `.jpg`로 끝나는 모든 파일의 이름(`p.name`)을 정렬된 리스트로 반환하세요. 확장자가 `.JPG`로 적힌 파일도 있어요.'),
     kind=Code('photo_names', lambda: [(_folders() / d,) for d in ('one', 'two', 'empty')], _photo_names, show=False,
+        looks=[(lambda got, want: got != want and all(isinstance(g, list) and sorted(map(str, g)) == w for g, w in zip(got, want)), say('The names are right; they are not sorted.', '이름은 맞는데 정렬되지 않았어요.')),
+               (lambda got, want: any({'jpg', 'notes.jpg.txt'} & set(map(str, g)) for g in got), say('Among them is a name that holds `jpg` without ending in `.jpg`.', '`jpg`가 들어 있을 뿐 `.jpg`로 끝나지 않는 이름이 섞여 있어요.'))],
         faults=[(lambda d: _photo_names(d, deep=False), say('Only the folder itself is searched, not those below it.', '그 폴더만 찾고 아래 폴더는 찾지 않아요.')),
                 (lambda d: _photo_names(d, any_case=False), say('A photo whose ending is in capitals is missing.', '확장자가 대문자인 사진이 빠졌어요.')),
                 (lambda d: _photo_names(d, deep=False, any_case=False), say('Folders below are not searched, and endings in capitals are missing.', '아래 폴더를 찾지 않고, 확장자가 대문자인 사진도 빠졌어요.')),
@@ -251,7 +256,7 @@ questions.add('q05', topic=say('working with `pathlib`', '`pathlib` 다루기'),
 
 questions.add('q07', topic=say("looking at a `DataLoaders`' data", '`DataLoaders`의 데이터 보기'),
     prompt=say('You have built a `DataLoaders`. Which method of fastai draws you a few of its items, so that you can look at them?', '`DataLoaders`를 만들었어요. 그 안의 데이터 몇 개를 그려서 눈으로 확인하게 해 주는 fastai 메서드는 무엇인가요?'),
-    kind=Names([['show_batch']], [say('the name of the method', '메서드 이름')], rubric=rubrics['q07'], own='batch show augmentation 배치 증강',
+    kind=Names([['show_batch']], [say('the name of the method', '메서드 이름')], rubric=rubrics['q07'], own='batch show augmentation 배치 증강', sounds=r'[쇼쑈][\s_]*[배뱃][치취]',
         others={r'one[\s_]batch': say('That one gives the tensors of a batch; it draws nothing.', '그 메서드는 배치의 텐서를 줄 뿐, 그려 주지 않아요.'),
                 r'show[\s_]results?': say('That one needs a trained learner and shows its predictions.', '그 메서드는 학습한 모델의 예측을 보여 줘요.'),
                 r'summary': say('That one tells in words what a `DataBlock` does.', '그 메서드는 `DataBlock`이 하는 일을 글로 알려 줘요.'),
@@ -265,18 +270,18 @@ questions.add('q07', topic=say("looking at a `DataLoaders`' data", '`DataLoaders
 
 questions.add('q08', topic=say('debugging a `DataBlock`', '`DataBlock` 디버깅'),
     prompt=say('Your `DataBlock` fails and you cannot see at which step. Which method of fastai walks through it and prints what happens?', '`DataBlock`이 실패하는데 어느 단계에서 그런지 모르겠어요. 단계마다 무슨 일이 일어나는지 보여 주는 fastai 메서드는 무엇인가요?'),
-    kind=Names([['summary']], [say('the name of the method', '메서드 이름')], rubric=rubrics['q08'], own='batch show resize crop 배치',
+    kind=Names([['summary']], [say('the name of the method', '메서드 이름')], rubric=rubrics['q08'], own='batch show resize crop 배치', sounds=r'[써서섬]머리|[써서]매리',
         others={r'show[\s_]batch': say('That one draws a batch, if there is one; here none can be made.', '그 메서드는 배치를 그려 줘요. 지금은 배치를 만들 수가 없어요.'),
                 r'(learn|learner|model)\.summary|model summary': say('That one describes the model. Here the trouble is in the data.', '그건 모델을 설명해요. 지금 문제는 데이터에 있어요.'),
                 r'datasets|dataloaders\(': say('That builds the data, and fails where you failed.', '그건 데이터를 만드는 메서드라서 같은 곳에서 실패해요.'),
-                r'describe|info|debug|set_trace': say('There is no such method of a `DataBlock`.', '`DataBlock`에는 그런 메서드가 없어요.')}),
+                r'(?:show|print|get|plot|view|batch|data)_summary|summary_(?:batch|show|all)|summari[sz]e|describe|info|debug|set_trace': say('There is no such method of a `DataBlock`.', '`DataBlock`에는 그런 메서드가 없어요.')}),
     hints=[say('It takes the same source that you would give to `dataloaders`.', '`dataloaders`에 넘길 원본을 그대로 받아요.'),
            say('The English word for a short account of the whole.', '전체를 짧게 간추린 것을 뜻하는 영어 단어예요.')],
     solution=say('`dblock.summary(source)`', '`dblock.summary(source)`'),
     why=say('It builds one batch step by step and prints each step, so that the last line before the error names the step that fails; pictures of unequal size are the usual case.', '배치 하나를 단계별로 만들면서 단계마다 출력해요. 오류 바로 앞 줄이 실패한 단계예요. 사진 크기가 서로 다른 경우가 가장 흔해요.'),
     section=None)
 
-# %% ../nbs/workshop/15_questions.ipynb #89a94230
+# %% ../nbs/workshop/15_questions.ipynb #5848a8f4
 LOGITS = (1.1, -0.7, 2.3)  # one picture, three breeds: what the model gives before softmax
 
 @functools.cache
@@ -293,6 +298,7 @@ questions.add('q10', topic=say("the two pieces of PyTorch's cross-entropy", 'PyT
         [say('the function that works on the logits', '로짓에 적용하는 함수'), say('the function that picks out the target', '정답 클래스를 골라내는 함수')], ordered=True, rubric=rubrics['q10'], own='softmax log nll loss 손실 확률',
         words=[r'log(arithm)?[\s\-_]*(of|\()[\s\-]*(the\s)?soft\s?max|로그[\s\-]*소프트\s?맥스|softmax(의|에|를|을)?\s*(결과의|결과에|결과를|출력에|출력의)?\s*(로그|log)|소프트\s?맥스(의|에|를|을)?\s*(결과의|결과에|결과를|출력에|출력의)?\s*(로그|log)|log[\s\-_]*소프트\s?맥스',
                r'음의\s*로그\s*(우도|가능도|라이클리후드|확률)(\s*손실)?|negative log[\s\-]likelihood'],
+        apart=(r'(?:soft\s?max|소프트\s?맥스)[^.]{0,16}?(?:다음|후|뒤|하고|거친|거쳐|then|and|after that|,|\+)[^.\w]{0,3}(?:에|로|의|the|take|takes|taking|its|a|그|값에|결과에|\s)*(?:log(?:arithm)?|로그)(?![\s\-_]*(?:soft|likelihood|우도|가능도|소프트))', say('Softmax and its logarithm are one function there: name that one.', 'softmax와 로그를 한꺼번에 하는 함수 하나가 있어요. 그 이름을 적어 주세요.')),
         others={r'soft\s?max|소프트\s?맥스': say('Not the plain one: in the same step something more is done to its values.', '그대로가 아니라, 같은 단계에서 그 값에 한 가지를 더 해요.'),
                 r'sigmoid|시그모이드': say('That one belongs to yes-or-no questions, one per class.', '그건 클래스마다 예, 아니오를 따로 묻는 문제에 써요.'),
                 r'mse|mean squared error|bce(withlogits)?': say('That is another loss.', '그건 다른 손실이에요.')}),
@@ -337,13 +343,14 @@ questions.add('q13', topic=say('the exp and softmax columns', 'exp 열과 softma
 
 questions.add('q15', topic=say('log(-2)', 'log(-2)'),
     prompt=say('What do you get for log(-2) (over the real numbers, or from PyTorch), and why?', 'log(-2)는 (실수 범위에서, 또는 PyTorch에서) 무엇이 되나요? 왜 그런가요?'),
-    kind=Text(rubrics['q15']),
-    hints=[say('log asks: e to which power gives this number?', 'log는 e를 몇 번 거듭제곱해야 이 수가 되는지를 물어요.'), say('Which signs can a power of e have?', 'e의 거듭제곱은 어떤 부호를 가질 수 있나요?')],
+    kind=Text(rubrics['q15'], bare=say('And why? Say it in a sentence before you go on.', '왜 그런지도 한 문장으로 말해 보세요.'),
+        known=[(r'-?\s*(?:inf(?:inity)?|∞|무한대)|음의 무한대|(?:minus|negative) infinity|마이너스 무한대', 'wrong', 0, say('Not yet. That is the value of log(0). Which power of e would be -2?', '아직이에요. 그것은 log(0)의 값이에요. e를 몇 제곱해야 -2가 될까요?'))]),
+    hints=[say('log asks: e to which power gives this number?', 'log는 e를 몇 제곱해야 이 수가 되는지를 물어요.'), say('Which signs can a power of e have?', 'e의 거듭제곱은 어떤 부호를 가질 수 있나요?')],
     solution=say('It is undefined over the reals; PyTorch returns `nan`. A power of e is always positive, so none gives -2.', '실수 범위에서는 정의되지 않고, PyTorch는 `nan`을 돌려줘요. e의 거듭제곱은 언제나 양수라서 -2가 되는 경우가 없어요.'),
     why=say('The logarithm undoes exp, and exp only gives positive numbers. `math.log(-2)` raises, numpy and torch return `nan`; log(0) is another case, where they return minus infinity.', '로그는 exp를 되돌리는 함수이고, exp는 양수만 내놓아요. `math.log(-2)`는 오류를 내고 numpy와 torch는 `nan`을 돌려줘요. log(0)은 다른 경우로, 음의 무한대를 돌려줘요.'),
     section=('01_loss.ipynb', '4. Logarithms: products become sums'))
 
-# %% ../nbs/workshop/15_questions.ipynb #b127d9f2
+# %% ../nbs/workshop/15_questions.ipynb #e88885a0
 def _tensors(*rows):
     import torch
     return [tuple(torch.tensor(o) for o in r) for r in rows]
@@ -360,11 +367,13 @@ def _soft(x, dim=1): return _reference('softmax')(x, dim)
 questions.add('t01', topic=say('softmax, written by hand', '손으로 쓰는 softmax'),
     prompt=say('Write `softmax(x)` for a tensor of logits, one row per picture, with `exp`, `sum` and such; no ready-made softmax. It must also work for logits as large as 1000.', '로짓 텐서(사진마다 한 행)를 받는 `softmax(x)`를 `exp`, `sum` 같은 함수로 작성하세요. 완성된 softmax는 쓰지 마세요. 로짓이 1000만큼 커도 계산되어야 해요.'),
     kind=Either(_source, Code('softmax', _soft_cases, _soft,
+        ready=ReadyMade('softmax log_softmax _softmax _log_softmax softmin', say('The values are right, but a ready-made `softmax` was used; write it with `exp` and `sum`.', '값은 맞지만 완성된 `softmax`를 썼어요. `exp`와 `sum`으로 직접 써 보세요.')),
         faults=[(_naive, say('It is softmax, but at logits of 1000 `exp` overflows. What changes if you take a constant off a whole row?', 'softmax는 맞지만 로짓이 1000이면 `exp`가 넘쳐요. 한 행 전체에서 같은 수를 빼면 무엇이 달라질까요?')),
                 (lambda x: _soft(x, 0), say('Your columns sum to 1; each row should. Look at `dim`.', '열의 합이 1이에요. 행의 합이 1이어야 해요. `dim`을 보세요.')),
                 (lambda x: _naive(x, 0), say('Your columns sum to 1; each row should. Look at `dim`.', '열의 합이 1이에요. 행의 합이 1이어야 해요. `dim`을 보세요.')),
                 (lambda x: x.exp() / x.exp().sum(), say('The whole table sums to 1; each row should. Look at `dim`.', '표 전체의 합이 1이에요. 행마다 1이어야 해요. `dim`을 보세요.')),
                 (lambda x: (x - x.max()).exp() / (x - x.max()).exp().sum(), say('The whole table sums to 1; each row should. Look at `dim`.', '표 전체의 합이 1이에요. 행마다 1이어야 해요. `dim`을 보세요.')),
+                (lambda x: _naive(x - x.max()), say('You take off the largest number of the whole table: of a row far below it nothing is left. Take the largest of each row.', '표 전체의 최댓값을 뺐어요. 그보다 훨씬 작은 행에는 아무것도 남지 않아요. 행마다 최댓값을 빼세요.')),
                 (lambda x: x.exp(), say('These are the exponentials; they do not sum to 1 yet.', '아직 지수값이에요. 합이 1이 아니에요.')),
                 (lambda x: x.sigmoid(), say('That is the sigmoid of each logit; a row does not sum to 1.', '로짓마다 구한 시그모이드예요. 행의 합이 1이 아니에요.')),
                 (lambda x: x / x.sum(dim=1, keepdim=True), say('You divide the logits themselves; take their exponentials first.', '로짓을 그대로 나눴어요. 먼저 지수 함수를 적용하세요.')),
@@ -388,9 +397,11 @@ def _flows(f):
     return x.grad is not None and bool(torch.isfinite(x.grad).all()) and bool(x.grad.abs().sum() > 0)
 
 questions.add('t02', topic=say('cross-entropy, written by hand', '손으로 쓰는 크로스 엔트로피'),
-    prompt=say('Write `cross_entropy(logits, targets)`: logits with one row per picture, targets with one class number per picture; returns the mean loss as a tensor that can be differentiated. No ready-made loss or softmax. Logits may be as large as 1000.',
-               '`cross_entropy(logits, targets)`를 작성하세요. `logits`는 사진마다 한 행, `targets`는 사진마다 클래스 번호 하나예요. 미분할 수 있는 텐서로 평균 손실을 반환하세요. 완성된 손실 함수나 softmax는 쓰지 마세요. 로짓은 1000만큼 클 수 있어요.'),
-    kind=Either(_source, Code('cross_entropy', _loss_cases, _reference('cross_entropy'), checks=[(_flows, say('The value is right, but no gradient flows back from it: keep to tensors, without `.item()`, `detach` or numpy.', '값은 맞지만 기울기가 흐르지 않아요. `.item()`, `detach`, numpy 없이 텐서로만 계산하세요.'))],
+    prompt=say('Write `cross_entropy(logits, targets)`: logits with one row per picture, targets with one class number per picture; returns the mean loss as a tensor that can be differentiated. No ready-made loss, `softmax` or `log_softmax`; `logsumexp` may be used. Logits may be as large as 1000.',
+               '`cross_entropy(logits, targets)`를 작성하세요. `logits`는 사진마다 한 행, `targets`는 사진마다 클래스 번호 하나예요. 미분할 수 있는 텐서로 평균 손실을 반환하세요. 완성된 손실 함수나 `softmax`, `log_softmax`는 쓰지 마세요. `logsumexp`는 써도 돼요. 로짓은 1000만큼 클 수 있어요.'),
+    kind=Either(_source, Code('cross_entropy', _loss_cases, _reference('cross_entropy'),
+        ready=ReadyMade('softmax log_softmax _softmax _log_softmax softmin nll nll_loss nll_loss_nd cross_entropy cross_entropy_loss', say('The values are right, but a ready-made loss or softmax was used; write it with `exp`, `log`, `sum` (or `logsumexp`) and indexing.', '값은 맞지만 완성된 손실 함수나 softmax를 썼어요. `exp`, `log`, `sum`(또는 `logsumexp`)과 인덱싱으로 직접 써 보세요.')),
+        checks=[(_flows, say('The value is right, but no gradient flows back from it: keep to tensors, without `.item()`, `detach` or numpy.', '값은 맞지만 기울기가 흐르지 않아요. `.item()`, `detach`, numpy 없이 텐서로만 계산하세요.'))],
         faults=[(lambda x, y: -_picked(x, y).sum(), say('You sum over the pictures; the mean is asked for.', '사진에 대해 합을 구했어요. 평균을 구해야 해요.')),
                 (lambda x, y: -_picked(x, y), say('That is one loss per picture; their mean is asked for.', '사진마다의 손실이에요. 평균을 구해야 해요.')),
                 (lambda x, y: _picked(x, y).mean(), say('The sign is missing: a loss should fall as the probability rises.', '부호가 빠졌어요. 확률이 커지면 손실은 줄어야 해요.')),
@@ -404,20 +415,20 @@ questions.add('t02', topic=say('cross-entropy, written by hand', '손으로 쓰�
                 (lambda x, y: -_soft(x)[range(len(y)), y].mean(), say('Where is the logarithm?', '로그는 어디에 있나요?')),
                 (lambda x, y: _reference('cross_entropy')(_soft(x), y), say('Softmax is applied twice.', 'softmax를 두 번 적용했어요.'))])),
     hints=[say('Three steps: logarithms of probabilities, the one of each target, their mean with the sign changed.', '세 단계예요. 확률의 로그를 구하고, 정답 클래스의 값을 고르고, 부호를 바꿔 평균을 내요.'),
-           say('`logp[range(n), targets]` picks one number per row; `x - x.logsumexp(dim=1, keepdim=True)` is worth a look.', '`logp[range(n), targets]`는 행마다 하나를 골라요. `x - x.logsumexp(dim=1, keepdim=True)`도 살펴보세요.')],
+           say('`table[range(n), targets]` picks one number per row: the one in the column of its target.', '`table[range(n), targets]`는 행마다 정답 클래스의 열에 있는 값 하나를 골라요.')],
     start='def cross_entropy(logits, targets): ...',
     solution=say('`def cross_entropy(logits, targets): logp = logits - logits.logsumexp(dim=1, keepdim=True); return -logp[range(len(targets)), targets].mean()`', '`def cross_entropy(logits, targets): logp = logits - logits.logsumexp(dim=1, keepdim=True); return -logp[range(len(targets)), targets].mean()`'),
     why=say('log of softmax is the logit minus the log-sum-exp of its row: no exponential is ever stored, so nothing overflows and nothing rounds to 0.', 'softmax의 로그는 로짓에서 그 행의 log-sum-exp를 뺀 값이에요. 지수값을 따로 저장하지 않으니 넘치지도 않고 0으로 반올림되지도 않아요.'),
     section=('01_loss.ipynb', '5. Negative log likelihood, and cross-entropy'))
 
 questions.add('t03', topic=say('faults in a hand-written loss', '손으로 쓴 손실의 잘못'),
-    prompt=say('A note says: `def loss(x): return -np.log(np.exp(x) / np.exp(x).sum(1, keepdims=True)).sum()`, to train a classifier in PyTorch. What is wrong with it?', '메모에 이렇게 적혀 있어요: `def loss(x): return -np.log(np.exp(x) / np.exp(x).sum(1, keepdims=True)).sum()`. PyTorch로 분류기를 학습하려고 해요. 무엇이 잘못되었나요?'),
+    prompt=say('The notes say: `def loss(x): return -np.log(np.exp(x) / np.exp(x).sum(1, keepdims=True)).sum()`, to train a classifier in PyTorch. What is wrong with it? Choose all that apply.', '노트에 이렇게 적혀 있어요: `def loss(x): return -np.log(np.exp(x) / np.exp(x).sum(1, keepdims=True)).sum()`. PyTorch로 분류기를 학습하려고 해요. 무엇이 잘못되었나요? 맞는 것을 모두 고르세요.'),
     kind=ChooseAll([say('It never looks at the target.', '정답 클래스를 보지 않아요.'), say('Softmax is taken over the wrong axis.', 'softmax를 잘못된 축에 적용해요.'), say('Logits of 1000 overflow.', '로짓이 1000이면 값이 넘쳐요.'),
                     say('No gradient flows through numpy.', 'numpy를 거치면 기울기가 흐르지 않아요.'), say('The minus sign should go.', '음의 부호를 없애야 해요.'), say('A sum grows with the batch; the mean does not.', '합은 배치 크기에 따라 커지지만 평균은 그렇지 않아요.')], 'acdf',
         why={'b': say('The sum over axis 1 is over the classes of each picture, as it should be.', '축 1에 대한 합은 사진마다 클래스에 대한 합이니 괜찮아요.'), 'e': say('Logarithms of probabilities are negative, so the minus sign is needed.', '확률의 로그는 음수라서 음의 부호가 필요해요.')}),
     hints=[say('Ask which numbers a loss needs, and whether they are all among its arguments.', '손실에 어떤 값이 필요한지, 인자에 다 있는지 살펴보세요.'), say('There are four faults.', '잘못은 네 가지예요.')],
     solution=say('a, c, d and f', 'a, c, d, f'),
-    why=say('Without targets, every class of every picture is counted alike, and the loss is smallest when the model knows nothing. numpy leaves no trace for `backward`; exp(1000) is infinite; and a sum makes the step depend on the batch size.', '정답을 보지 않으면 모든 클래스를 똑같이 세므로 모델이 아무것도 모를 때 손실이 가장 작아요. numpy는 `backward`가 따라갈 기록을 남기지 않고, exp(1000)은 무한대이며, 합을 쓰면 걸음의 크기가 배치 크기에 따라 달라져요.'),
+    why=say('Without targets, every class of every picture is counted alike, and the loss is smallest when the model knows nothing. numpy leaves no trace for `backward`; exp(1000) is infinite; and a sum makes the step depend on the batch size.', '정답을 보지 않으면 모든 클래스를 똑같이 세므로 모델이 아무것도 모를 때 손실이 가장 작아요. numpy는 `backward`가 따라갈 기록을 남기지 않고, exp(1000)은 무한대이며, 합을 쓰면 스텝의 크기가 배치 크기에 따라 달라져요.'),
     section=('01_loss.ipynb', '5. Negative log likelihood, and cross-entropy'))
 
 questions.add('m01', topic=say('the loss of guessing', '찍을 때의 손실'),
@@ -442,10 +453,10 @@ questions.add('m02', topic=say('from a loss to a probability', '손실에서 확
     section=('01_loss.ipynb', '7. What a loss value means, and numbers that break naive code'))
 
 questions.add('m03', topic=say('the noise of an error rate', '오류율의 흔들림'),
-    prompt=say('119 of 1,478 validation photos are wrong. How wide is the 95 % interval of the error rate, to each side (1.96 standard errors), as a share or in percent?', '검증 사진 1,478장 가운데 119장이 틀렸어요. 오류율의 95% 구간은 한쪽으로 얼마나 넓은가요(표준 오차의 1.96배)? 비율이나 퍼센트로 답하세요.'),
+    prompt=say('119 of 1,478 validation photos are wrong. The 95 % confidence interval of the error rate is ± how much (1.96 standard errors)? As a share or in percent.', '검증 사진 1,478장 가운데 119장이 틀렸어요. 오류율의 95% 신뢰 구간은 ± 몇인가요(표준 오차의 1.96배)? 비율이나 퍼센트로 답하세요.'),
     kind=Numbers(lambda: [1.96 * _se(119, 1478)], [say('half the width', '한쪽 너비')], rtol=.04,
         mistakes=[(lambda: [_se(119, 1478)], say('That is one standard error.', '그건 표준 오차 한 개예요.')), (lambda: [2 * 1.96 * _se(119, 1478)], say('That is the whole width; one side is asked for.', '그건 전체 너비예요. 한쪽만 답해 주세요.')),
-                  ([119 / 1478], say('That is the error rate itself.', '그건 오류율 자체예요.')), (lambda: [100 * 1.96 * _se(119, 1478)], say('The digits are right; add the percent sign, or give a share.', '숫자는 맞아요. 퍼센트 기호를 붙이거나 비율로 적어 주세요.')),
+                  ([119 / 1478], say('That is the error rate itself.', '그건 오류율 자체예요.')), (lambda: [100 * 1.96 * _se(119, 1478)], say('The digits are right; add the percent sign, or give a share.', '숫자는 맞아요. 퍼센트 기호를 붙이거나 비율로 적어 주세요.'), .5),
                   (lambda: [1.96 * 119 ** .5], say('That is a count of photos; divide by their number.', '그건 사진의 수예요. 전체 수로 나누세요.'))], given=[119, 1478, 95, .95, 1.96]),
     hints=[say('The standard error of a share p of n is the root of p(1-p)/n.', '비율 p, 개수 n의 표준 오차는 p(1-p)/n의 제곱근이에요.'), say('p is near 8 %, n is 1,478.', 'p는 8% 가까이이고 n은 1,478이에요.')],
     solution=say('p = 119/1478 = 0.0805; 1.96 × √(p(1-p)/1478) = 0.0139, that is 1.4 points to each side', 'p = 119/1478 = 0.0805, 1.96 × √(p(1-p)/1478) = 0.0139, 한쪽으로 1.4포인트예요'),
@@ -465,8 +476,8 @@ def _last_share(*logits):
     import torch
     return float(_soft(torch.tensor([logits], dtype=torch.float64))[0, -1])
 
-# %% ../nbs/workshop/15_questions.ipynb #0adaa6ae
-_bytes = {'b': 1, 'bytes': 1, 'byte': 1, '바이트': 1, 'kb': 1e3, 'mb': 1e6, 'gb': 1e9, 'kib': 2**10, 'mib': 2**20, 'gib': 2**30}
+# %% ../nbs/workshop/15_questions.ipynb #7ae9558b
+_bytes = {'킬로바이트': 1e3, '메가바이트': 1e6, '기가바이트': 1e9, '메비바이트': 2**20, '메가': 1e6, 'kilobytes': 1e3, 'megabytes': 1e6, 'gigabytes': 1e9, 'kilobyte': 1e3, 'megabyte': 1e6, 'gigabyte': 1e9, 'mebibytes': 2**20, 'b': 1, 'bytes': 1, 'byte': 1, '바이트': 1, 'kb': 1e3, 'mb': 1e6, 'gb': 1e9, 'kib': 2**10, 'mib': 2**20, 'gib': 2**30}
 
 questions.add('m05', topic=say('the memory of a batch', '배치의 메모리'),
     prompt=say('A batch holds 64 photos of 224 × 224 pixels with three channels, as float32. How much memory does this tensor take? Give the unit.', '224 × 224 픽셀, 세 채널인 사진 64장을 float32로 한 배치에 담았어요. 이 텐서는 메모리를 얼마나 차지하나요? 단위도 적어 주세요.'),
@@ -477,7 +488,7 @@ questions.add('m05', topic=say('the memory of a batch', '배치의 메모리'),
     solution=say('64 × 3 × 224 × 224 × 4 bytes = 38.5 MB (36.8 MiB)', '64 × 3 × 224 × 224 × 4바이트 = 38.5 MB (36.8 MiB)'),
     why=say('The input is the small part: every layer keeps its activations for the way back, so memory runs out long before the pictures fill it. Half precision halves both.', '입력은 작은 부분이에요. 레이어마다 역전파에 쓸 활성값을 남겨 두므로 사진이 메모리를 채우기 훨씬 전에 모자라게 돼요. 반정밀도는 둘 다 절반으로 줄여요.'), section=None)
 
-# %% ../nbs/workshop/15_questions.ipynb #a107c7c8
+# %% ../nbs/workshop/15_questions.ipynb #37968195
 def _finder_curve():
     "A made-up finder curve: flat, falling, a minimum, then up. Rates from 1e-7 to 1."
     xs = [10 ** (-7 + 7 * i / 140) for i in range(141)]
@@ -495,18 +506,18 @@ _low, _steep = _landmarks()
 
 questions.add('q16b', topic=say('a rate read off a curve, first rule', '곡선에서 학습률 고르기, 첫째 규칙'),
     prompt=say('This is the curve of a learning-rate finder. Which rate does the rule that starts from the minimum give?', '학습률 탐색기의 곡선이에요. 최솟값에서 출발하는 규칙으로는 어떤 학습률이 나오나요?'),
-    kind=PickPoint(_finder_curve, [(_low / 10 / 2, _low / 10 * 2, 'right', None), (_low / 1.9, _low * 1.9, 'wrong', say('That is the minimum itself: there the loss has stopped falling.', '그건 최솟값 자체예요. 거기서는 손실이 더 줄지 않아요.')),
-        (_low * 1.9, 1, 'wrong', say('There the loss rises already.', '거기서는 손실이 벌써 커져요.')), (_low / 40, _low / 20, 'partly', say('A little too far to the left of the minimum.', '최솟값에서 조금 더 왼쪽으로 갔어요.')), (_low / 5, _low / 1.9, 'partly', say('A little too near to the minimum.', '최솟값에 조금 더 가까워요.')),
+    kind=PickPoint(_finder_curve, [(_low / 10 / 1.9, _low / 10 * 1.9, 'right', None), (_low / 1.9, _low * 1.9, 'wrong', say('That is the minimum itself: there the loss has stopped falling.', '그건 최솟값 자체예요. 거기서는 손실이 더 줄지 않아요.')),
+        (_low * 1.9, 1, 'wrong', say('There the loss rises already.', '거기서는 손실이 벌써 커져요.')), (_low / 40, _low / 19, 'partly', say('A little too far from the minimum; come back to the right.', '최솟값에서 조금 멀리 갔어요. 오른쪽으로 조금 돌아오세요.')), (_low / 10 * 1.9, _low / 1.9, 'partly', say('Still too close to the minimum; go further left.', '아직 최솟값에 너무 가까워요. 더 왼쪽으로 가 보세요.')),
         (0, _low / 40, 'wrong', say('Too far to the left: there training would crawl.', '너무 왼쪽이에요. 학습이 기어가듯 느려져요.'))], labels=('learning rate', 'loss')),
     hints=[say('Find the lowest point first. Then go to the left, by how much?', '먼저 가장 낮은 점을 찾으세요. 그리고 왼쪽으로 얼마나 갈까요?'), say('One step on a logarithmic axis.', '로그 축에서 한 눈금이에요.')],
-    solution=say('the rate at the minimum, divided by ten', '최솟값에서의 학습률을 10으로 나눈 값이에요.'), why=say('At the minimum the loss no longer falls, and a little to the right it explodes; a tenth of that rate keeps a distance. Finders that average as they go place the minimum too far to the right, so treat the rule as a first guess.', '최솟값에서는 손실이 더 줄지 않고, 조금만 오른쪽으로 가면 폭발해요. 그 학습률의 10분의 1은 거리를 두는 거예요. 진행하면서 평균을 내는 탐색기는 최솟값을 오른쪽으로 밀어내니, 이 규칙은 첫 짐작으로만 쓰세요.'), section=None)
+    solution=say(f'the rate at the minimum, {_low:.2g}, divided by ten: about {_low / 10:.1g}', f'최솟값에서의 학습률 {_low:.2g}을 10으로 나눈 값, 약 {_low / 10:.1g}이에요.'), why=say('At the minimum the loss no longer falls, and a little to the right it explodes; a tenth of that rate keeps a distance. Finders that average as they go place the minimum too far to the right, so treat the rule as a first guess.', '최솟값에서는 손실이 더 줄지 않고, 조금만 오른쪽으로 가면 폭발해요. 그 학습률의 10분의 1은 거리를 두는 거예요. 진행하면서 평균을 내는 탐색기는 최솟값을 오른쪽으로 밀어내니, 이 규칙은 첫 짐작으로만 쓰세요.'), section=None)
 
 questions.add('q16c', topic=say('a rate read off a curve, second rule', '곡선에서 학습률 고르기, 둘째 규칙'),
     prompt=say('The same curve. Pick a rate where the loss falls fastest.', '같은 곡선이에요. 손실이 가장 빠르게 줄어드는 곳의 학습률을 고르세요.'),
     kind=PickPoint(_finder_curve, [(_steep / 3, _steep * 3, 'right', None), (_steep / 15, _steep / 3, 'partly', say('There the fall begins; go on to where the curve is steepest.', '거기서는 줄어들기 시작해요. 곡선이 가장 가파른 곳까지 더 가세요.')), (_steep * 3, _low / 1.9, 'partly', say('There the curve is bending towards its minimum already.', '거기서는 곡선이 벌써 최솟값 쪽으로 누워 있어요.')),
         (_low / 1.9, _low * 1.9, 'wrong', say('That is the minimum: there the slope is zero.', '그건 최솟값이에요. 거기서는 기울기가 0이에요.')), (_low * 1.9, 1, 'wrong', say('There the loss rises.', '거기서는 손실이 커져요.')), (0, _steep / 15, 'wrong', say('There the curve is flat.', '거기서는 곡선이 평평해요.'))], labels=('learning rate', 'loss')),
     hints=[say('Lay a ruler along the curve: where does it tip most?', '곡선을 따라 자를 대 보세요. 어디에서 가장 크게 기우나요?'), say('Half-way down the long slope.', '긴 비탈의 중간쯤이에요.')],
-    solution=say('near 1e-3', '1e-3 근처'), why=say('The steepest point says at which rate one step gains most while it still is safe; far left of it nothing happens, right of it the gain shrinks.', '가장 가파른 점은 아직 안전하면서 한 걸음에 가장 많이 얻는 학습률이에요. 훨씬 왼쪽에서는 아무 일도 없고, 오른쪽에서는 얻는 것이 줄어요.'), section=None)
+    solution=say('near 1e-3', '1e-3 근처'), why=say('The steepest point says at which rate one step gains most while it still is safe; far left of it nothing happens, right of it the gain shrinks.', '가장 가파른 점은 아직 안전하면서 한 스텝에 가장 많이 얻는 학습률이에요. 훨씬 왼쪽에서는 아무 일도 없고, 오른쪽에서는 얻는 것이 줄어요.'), section=None)
 
 questions.add('q20b', topic=say('the rates of three groups', '세 그룹의 학습률'),
     prompt=say('A resnet has three parameter groups. Which rates do they get from `slice(1e-5, 1e-3)`, earliest group first?', 'resnet에는 파라미터 그룹이 셋 있어요. `slice(1e-5, 1e-3)`을 넘기면 각 그룹의 학습률은 얼마인가요? 가장 앞 그룹부터 적으세요.'),
@@ -517,14 +528,14 @@ questions.add('q20b', topic=say('the rates of three groups', '세 그룹의 학�
     solution=say('1e-5, 1e-4, 1e-3', '1e-5, 1e-4, 1e-3'), why=say('Equal ratios, not equal differences: each group learns ten times faster than the one before it. And there are three groups, not one per layer.', '차이가 아니라 비율이 같아요. 그룹마다 앞 그룹보다 열 배 빠르게 배워요. 그리고 레이어마다가 아니라 세 그룹이에요.'), section=None)
 
 questions.add('q20c', topic=say('a slice with one end', '끝이 하나뿐인 slice'),
-    prompt=say('And what do the three groups get from `slice(3e-3)`, with one number only?', '숫자 하나만 넣은 `slice(3e-3)`을 넘기면 세 그룹의 학습률은 얼마인가요?'),
+    prompt=say('And what do the three groups of a resnet get from `slice(3e-3)`, with one number only?', '숫자 하나만 넣은 `slice(3e-3)`을 넘기면 resnet의 세 그룹의 학습률은 얼마인가요?'),
     kind=Numbers([3e-4, 3e-4, 3e-3], [say('the earliest group', '가장 앞 그룹'), say('the middle group', '가운데 그룹'), say('the last group', '마지막 그룹')], rtol=.02,
         mistakes=[([3e-3, 3e-3, 3e-3], say('That is what a plain number does; a slice treats the last group differently.', '그건 숫자 하나를 그냥 넘길 때예요. slice는 마지막 그룹을 다르게 다뤄요.')), ([3e-5, 3e-4, 3e-3], say('Only two different rates come out of it.', '서로 다른 학습률은 두 가지뿐이에요.')), ([3e-3, 3e-4, 3e-4], say('The wrong way round: which group is to learn fastest?', '순서가 거꾸로예요. 어느 그룹이 가장 빨리 배워야 하나요?')),
                   ([0, 0, 3e-3], say('The others are not frozen, only slower.', '나머지는 멈추는 게 아니라 느릴 뿐이에요.')), ([0, 1.5e-3, 3e-3], say('It does not begin at 0.', '0에서 시작하지 않아요.'))], given=[3e-3, 3]),
     hints=[say('Only the last group gets the number itself.', '마지막 그룹만 그 숫자를 그대로 받아요.'), say('All others get the same, a smaller one.', '나머지는 모두 같은, 더 작은 값을 받아요.')],
     solution=say('3e-4, 3e-4, 3e-3', '3e-4, 3e-4, 3e-3'), why=say('fastai gives the last group the number and all others a tenth of it.', 'fastai는 마지막 그룹에 그 숫자를, 나머지에는 그 10분의 1을 줘요.'), section=None)
 
-# %% ../nbs/workshop/15_questions.ipynb #e11a970c
+# %% ../nbs/workshop/15_questions.ipynb #d8fc74cb
 questions.add('q17', topic=say('the two steps of `fine_tune`', '`fine_tune`의 두 단계'),
     prompt=say('`fine_tune` trains in two steps. What happens in each? Put these in order, or say it in your own words.', '`fine_tune`은 두 단계로 학습해요. 각 단계에서 무슨 일을 하나요? 아래를 순서대로 놓거나, 자기 말로 적으세요.'),
     kind=Either(Ordering([say('train all layers', '모든 레이어를 학습해요'), say('freeze the body', '몸통을 동결해요'), say('unfreeze', '동결을 풀어요'), say('train the head', '헤드를 학습해요')], 'bdca',
@@ -535,7 +546,7 @@ questions.add('q17', topic=say('the two steps of `fine_tune`', '`fine_tune`의 �
 
 questions.add('q18', topic=say('reading source in Jupyter', '주피터에서 소스 읽기'),
     prompt=say('How do you bring up the source code of a function inside a Jupyter notebook?', '주피터 노트북 안에서 함수의 소스 코드를 보려면 어떻게 하나요?'),
-    kind=Text(rubrics['q18']),
+    kind=Text(rubrics['q18'], known=[(r'(?:이름 (?:뒤|다음)에 )?물음표(?:를|을)?(?:\s*(?:써|쓰|붙여|붙이|적어))?|(?:a |the )?question marks?', 'partly', .5, say('Almost there. How many?', '거의 다 왔어요. 몇 개인가요?'))]),
     hints=[say('There is a sign for the documentation; the source is one more of it.', '문서를 보는 기호가 있어요. 소스는 그 기호를 한 번 더 써요.'), say('You type it right after the name.', '이름 바로 뒤에 붙여요.')],
     solution=say('the name followed by `??`, such as `fine_tune??`', '`fine_tune??`처럼 이름 뒤에 `??`'), why=say('One question mark shows signature and documentation, two show the source as well.', '물음표 하나는 인자와 문서를, 둘은 소스까지 보여 줘요.'), section=None)
 
@@ -552,7 +563,7 @@ questions.add('q22', topic=say('resnet50 and resnet101', 'resnet50과 resnet101'
     hints=[say('What do the numbers in the names count?', '이름에 있는 숫자는 무엇을 세나요?'), say('Not classes, not pixels, not epochs.', '클래스도 픽셀도 에포크도 아니에요.')],
     solution=say('In the number of layers: 101 against 50. It is deeper.', '레이어 수가 달라요. 101개와 50개예요. 더 깊은 모델이에요.'), why=say('More layers mean more capacity, more memory and more time, and a larger risk of memorising; whether they pay is a matter of measuring.', '레이어가 많으면 용량이 커지고 메모리와 시간이 더 들며 외워 버릴 위험도 커져요. 그만한 값을 하는지는 재어 봐야 알아요.'), section=None)
 
-# %% ../nbs/workshop/15_questions.ipynb #205bbd01
+# %% ../nbs/workshop/15_questions.ipynb #cc6f1325
 def _grad_cases(): return _tensors(([[1.1, -.7, 2.3], [0., .2, -1.]], [2, 0]), ([[2., -1.], [.5, 3.], [-2., -2.5], [.1, .3]], [0, 0, 1, 1]), ([[.3, .1, -.4, 2.]], [1]))
 def _onehot(x, y):
     import torch
@@ -561,12 +572,13 @@ def _onehot(x, y):
 questions.add('x01', topic=say('the gradient of cross-entropy, in code', '크로스 엔트로피의 기울기, 코드로'),
     prompt=say('Write `cross_entropy_grad(logits, targets)`: the gradient of the mean cross-entropy with respect to the logits, in the shape of the logits, without calling `backward`. `torch.softmax` may be used.', '`cross_entropy_grad(logits, targets)`를 작성하세요. 평균 크로스 엔트로피를 로짓으로 미분한 기울기를 로짓과 같은 모양으로, `backward` 없이 구하세요. `torch.softmax`는 써도 돼요.'),
     kind=Code('cross_entropy_grad', _grad_cases, lambda x, y: (_soft(x) - _onehot(x, y)) / len(x),
+        ready=ReadyMade('run_backward cross_entropy_grad grad_of_cross_entropy', say('The values are right, but `backward` (or `grad`) was used; write the formula down.', '값은 맞지만 `backward`를 썼어요. 식을 직접 적어 보세요.')),
         faults=[(lambda x, y: _soft(x) - _onehot(x, y), say('Right for a sum; the mean over the pictures leaves a factor.', '합에 대해서는 맞아요. 사진에 대해 평균을 내면 인수가 하나 남아요.')), (lambda x, y: (_onehot(x, y) - _soft(x)) / len(x), say('The sign is the wrong way round.', '부호가 반대예요.')), (lambda x, y: _onehot(x, y) - _soft(x), say('The sign is the wrong way round, and the mean is missing.', '부호가 반대이고, 평균도 빠졌어요.')),
                 (lambda x, y: _soft(x) / len(x), say('The target does not come in.', '정답 클래스가 들어가지 않았어요.')), (lambda x, y: _soft(x), say('The target does not come in.', '정답 클래스가 들어가지 않았어요.')), (lambda x, y: (x - _onehot(x, y)) / len(x), say('The logits are there as they are: where is softmax?', '로짓이 그대로 들어 있어요. softmax는 어디에 있나요?')), (lambda x, y: 2 * (_soft(x) - _onehot(x, y)) / len(x), say('The factor 2 belongs to squared error.', '2라는 인수는 제곱 오차의 것이에요.'))]),
     hints=[say('For one picture: what should happen to the logit of the target, what to the others?', '사진 한 장에서 정답 클래스의 로짓은 어떻게, 나머지는 어떻게 되어야 하나요?'), say('Prediction and target as two rows of numbers that each sum to 1.', '예측과 정답을, 저마다 합이 1인 두 줄의 수로 놓아 보세요.')],
     start='def cross_entropy_grad(logits, targets): ...',
     solution=say('`def cross_entropy_grad(logits, targets): p = logits.softmax(1); p[range(len(p)), targets] -= 1; return p / len(p)`', '`def cross_entropy_grad(logits, targets): p = logits.softmax(1); p[range(len(p)), targets] -= 1; return p / len(p)`'),
-    why=say('Softmax minus target: every step is as large as the mistake, never larger, and the pushes of a row sum to zero.', 'softmax에서 정답을 뺀 값이에요. 걸음은 언제나 틀린 만큼이고 그보다 커지지 않아요. 한 행의 값을 모두 더하면 0이에요.'), section=('01_loss.ipynb', '8. The gradient: softmax minus target'))
+    why=say('Softmax minus target: every step is as large as the mistake, never larger, and the pushes of a row sum to zero.', 'softmax에서 정답을 뺀 값이에요. 스텝은 언제나 틀린 만큼이고 그보다 커지지 않아요. 한 행의 값을 모두 더하면 0이에요.'), section=('01_loss.ipynb', '8. The gradient: softmax minus target'))
 
 questions.add('x02', topic=say('the gradient of one picture', '사진 한 장의 기울기'),
     prompt=say('Softmax gave three classes 0.2, 0.1 and 0.7; the first one is right. What is the gradient of cross-entropy with respect to the three logits?', 'softmax가 세 클래스에 0.2, 0.1, 0.7을 주었고, 첫째가 정답이에요. 세 로짓에 대한 크로스 엔트로피의 기울기는 무엇인가요?'),
@@ -576,7 +588,7 @@ questions.add('x02', topic=say('the gradient of one picture', '사진 한 장의
     hints=[say('Write the target as a row of numbers, too.', '정답도 수로 된 한 줄로 적어 보세요.'), say('The three numbers sum to zero.', '세 수를 더하면 0이에요.')],
     solution=say('-0.8, 0.1, 0.7', '-0.8, 0.1, 0.7'), why=say('The right logit is pulled up by all that is missing to 1; the others are pushed down by what they took.', '정답 로짓은 1에 모자란 만큼 끌어올려지고, 나머지는 자기가 가져간 만큼 밀려 내려가요.'), section=('01_loss.ipynb', '8. The gradient: softmax minus target'))
 
-questions.add('x03', topic=say('why training is smooth', '학습이 매끄러운 이유'),
+questions.add('x03', topic=say('a sure mistake', '확신하며 틀렸을 때'),
     prompt=say('A classifier is sure and wrong: it gives the right class 0.001. What do the gradients with respect to its logits look like?', '분류기가 확신하면서 틀렸어요. 정답 클래스에 0.001을 주었어요. 로짓에 대한 기울기는 어떤가요?'),
     kind=Choice([say('Cross-entropy: nearly 0, squared error after softmax: nearly 1', '크로스 엔트로피는 거의 0, softmax 뒤의 제곱 오차는 거의 1이에요.'), say('Cross-entropy: nearly 1 for the right class, squared error after softmax: nearly 0', '크로스 엔트로피는 정답 클래스에서 거의 1, softmax 뒤의 제곱 오차는 거의 0이에요.'),
                  say('Both explode, because of the logarithm', '둘 다 로그 때문에 폭발해요.'), say('Both are nearly 0', '둘 다 거의 0이에요.')], 'b',
@@ -584,7 +596,7 @@ questions.add('x03', topic=say('why training is smooth', '학습이 매끄러운
     hints=[say('Sizes, without signs. Where softmax is flat, what does it pass on?', '부호는 빼고 크기만 보세요. softmax가 평평한 곳에서는 무엇을 전해 주나요?'), say('In cross-entropy the logarithm undoes the flatness.', '크로스 엔트로피에서는 로그가 그 평평함을 되돌려요.')],
     solution=say('b', 'b'), why=say('Squared error after softmax multiplies the mistake with the slope of softmax, which is nearly 0 where the model is sure: a wrong and sure model would not learn.', 'softmax 뒤의 제곱 오차는 틀린 정도에 softmax의 기울기를 곱해요. 모델이 확신하는 곳에서는 이 값이 거의 0이라, 확신하며 틀린 모델은 배우지 못해요.'), section=('01_loss.ipynb', '9. Beside squared error'))
 
-# %% ../nbs/workshop/15_questions.ipynb #6b9d84ed
+# %% ../nbs/workshop/15_questions.ipynb #09ac892f
 _rooms = [say('00_data: files, labels, presizing, cleaning', '00_data: 파일, 레이블, 프리사이징, 정리'), say('01_loss: from logits to cross-entropy', '01_loss: 로짓에서 크로스 엔트로피까지'), say('02_lr_finder: how fast to learn', '02_lr_finder: 얼마나 빠르게 배울지'),
           say('03_finetune: freezing, rates per group, how many epochs', '03_finetune: 동결, 그룹별 학습률, 에포크 수'), say('04_deeper: capacity, memory, mixed precision', '04_deeper: 용량, 메모리, 혼합 정밀도')]
 _elsewhere = say('That notebook is about something else; read the five lines again.', '그 노트북은 다른 이야기를 다뤄요. 다섯 줄을 다시 읽어 보세요.')
@@ -599,23 +611,35 @@ _checkpoint('c02', 'b', say('checkpoint: fitting the task', '점검: 문제에 �
     say('Softmax for exactly one class, a sigmoid per class otherwise: the loss says what kind of answer you want.', '클래스가 정확히 하나면 softmax, 아니면 클래스마다 시그모이드예요. 손실은 어떤 답을 원하는지를 말해 줘요.'), {'e': say('There the body of the network grows; its last step stays.', '거기서는 몸통이 커질 뿐 마지막 단계는 그대로예요.')})
 _checkpoint('c03', 'd', say('checkpoint: the best result', '점검: 가장 좋은 결과'), say('Where do you learn to get the best out of weights that were trained on other pictures?', '다른 사진으로 학습한 가중치를 가장 잘 살리는 법은 어디에서 배우나요?'), say('Some weights wait, some move slowly.', '어떤 가중치는 기다리고 어떤 가중치는 천천히 움직여요.'),
     say('Freezing, rates per group and the number of epochs are all about not spoiling what is known already.', '동결, 그룹별 학습률, 에포크 수는 모두 이미 아는 것을 망치지 않기 위한 것이에요.'), {'c': say('Near: there one rate is found for all.', '비슷해요. 거기서는 전체에 쓸 학습률 하나를 찾아요.')})
-_checkpoint('c04', 'e', say('checkpoint: faster', '점검: 더 빠르게'), say('Where do you make each training step of one and the same model cheaper?', '같은 모델의 학습 한 걸음을 더 싸게 만드는 법은 어디에서 다루나요?'), say('Fewer bits per number.', '수 하나에 드는 비트를 줄여요.'),
-    say('Half precision where it is safe saves memory, and time where the hardware has units for it. (The loader, often the slow part, is the matter of 00_data.)', '안전한 곳에서 반정밀도를 쓰면 메모리가 줄고, 하드웨어가 지원하면 시간도 줄어요. (자주 느린 부분인 로더는 00_data의 이야기예요.)'), {'a': say('That speeds up the loading; the step of the model stays as it is.', '그건 데이터를 읽는 속도예요. 모델의 걸음은 그대로예요.'), 'c': say('A better rate needs fewer steps; each step costs the same.', '좋은 학습률은 걸음 수를 줄여요. 한 걸음의 값은 같아요.')})
+_checkpoint('c04', 'e', say('checkpoint: faster', '점검: 더 빠르게'), say('Where do you make each training step of one and the same model cheaper?', '같은 모델로 학습 한 스텝에 드는 계산을 줄이는 법은 어디에서 다루나요?'), say('Fewer bits per number.', '수 하나에 드는 비트를 줄여요.'),
+    say('Half precision where it is safe saves memory, and time where the hardware has units for it. (The loader, often the slow part, is the matter of 00_data.)', '안전한 곳에서 반정밀도를 쓰면 메모리가 줄고, 하드웨어가 지원하면 시간도 줄어요. (자주 느린 부분인 로더는 00_data의 이야기예요.)'), {'a': say('That speeds up the loading; the step of the model stays as it is.', '그건 데이터를 읽는 속도예요. 모델의 스텝은 그대로예요.'), 'c': say('A better rate needs fewer steps; each step costs the same.', '좋은 학습률은 스텝 수를 줄여요. 한 스텝에 드는 계산은 같아요.')})
 _checkpoint('c05', 'a', say('checkpoint: another data set', '점검: 다른 데이터셋'), say('You get new data: a folder per class, some broken files, a few wrong labels. Where do you start?', '새 데이터를 받았어요. 클래스마다 폴더가 있고, 깨진 파일과 틀린 레이블도 조금 있어요. 어디에서 시작하나요?'), say('What comes before any model?', '모델보다 먼저 오는 것은 무엇인가요?'),
     say('How labels are read, what is wrong with the files and how to find wrong labels with a first model all stand there.', '레이블을 읽는 법, 파일의 문제, 첫 모델로 틀린 레이블을 찾는 법이 모두 거기에 있어요.'), {'d': say('Later: first the pictures must get into batches.', '그건 나중이에요. 먼저 사진이 배치에 들어가야 해요.')})
 
 questions.add('c06', topic=say('checkpoint: pieces of the puzzle', '점검: 퍼즐 조각'),
-    prompt=say('A model does well on its training pictures and badly on others. Which of these pieces are meant against that?', '모델이 학습 사진에서는 잘하고 다른 사진에서는 못해요. 이를 막으려고 쓰는 조각은 어느 것인가요?'),
+    prompt=say('A model does well on its training pictures and badly on others. Which of these are meant to prevent that? Choose all that apply.', '모델이 학습 사진에서는 잘하고 다른 사진에서는 못해요. 이를 막는 데 쓰는 방법을 모두 고르세요.'),
     kind=ChooseAll([say('augmentation', '데이터 증강'), say('a deeper network', '더 깊은 네트워크'), say('dropout', '드롭아웃'), say('half precision', '반정밀도'), say('weight decay', '가중치 감쇠'), say('training longer at the same rate', '같은 학습률로 더 오래 학습하기')], 'ace',
         why={'b': say('More capacity makes memorising easier.', '용량이 커지면 외우기가 더 쉬워져요.'), 'd': say('That saves memory and time; it is not meant against memorising.', '그건 메모리와 시간을 아껴요. 외우는 것을 막으려는 게 아니에요.'), 'f': say('That gives more time to memorise.', '외울 시간이 더 생겨요.')}),
     hints=[say('What makes memorising harder?', '무엇이 외우기를 어렵게 하나요?'), say('Three of the six.', '여섯 가운데 셋이에요.')], solution=say('a, c and e', 'a, c, e'),
     why=say('New variants of each picture, units switched off by chance, weights pulled towards zero: each makes it harder to store single pictures.', '사진마다 새 변형을 만들고, 뉴런을 무작위로 끄고, 가중치를 0 쪽으로 당겨요. 모두 사진을 하나하나 외우기 어렵게 해요.'), section=None)
 
-# %% ../nbs/workshop/15_questions.ipynb #cc36b22a
+# %% ../nbs/workshop/15_questions.ipynb #215efe65
+_second_hints = dict(
+    r01=say('Which of the two machines has a whole batch in hand at once? And where does a turned photo get the pixels of its corners from?', 'CPU와 GPU 가운데 배치 전체를 한꺼번에 다루는 것은 어느 쪽인가요? 사진을 돌렸을 때 모서리의 픽셀은 어디에서 오나요?'),
+    r02=say('Give `nll_loss` the row 0.2, 0.8 by hand and look at what it returns: 0.8 with another sign, or its logarithm?', '`nll_loss`에 0.2, 0.8을 직접 넣어 보세요. 돌려주는 값은 부호만 바뀐 0.8인가요, 0.8의 로그인가요?'),
+    r03=say('Work out softmax of 0, 0, 0: what holds there too?', '로짓 0, 0, 0의 softmax를 계산해 보세요. 거기서도 성립하는 것은 무엇인가요?'),
+    r04=say('`torch.where(condition, x, y)`: how many different things can come out at one place?', '`torch.where(condition, x, y)`에서 한 자리에 나올 수 있는 것은 몇 가지인가요?'),
+    r05=say('Mark three points on a falling curve: where the fall begins, near its end, and the lowest one. How much does one step gain at each?', '내려가는 곡선에 세 점을 찍어 보세요. 줄어들기 시작하는 곳, 거의 다 내려간 곳, 가장 낮은 곳. 각각 한 스텝에 얼마나 얻나요?'),
+    r06=say('Call `learn.freeze()` and then `learn.summary()`: which layers are marked as trainable?', '`learn.freeze()` 다음에 `learn.summary()`를 불러 보세요. 어떤 레이어가 학습된다고 표시되나요?'),
+    r07=say('Of 100 photos one more is right than before, but a wrong one now gets 0.999. What happens to accuracy, what to the mean loss?', '사진 100장 가운데 맞힌 것이 한 장 늘었지만 틀린 한 장에 0.999를 주었어요. 정확도와 평균 손실은 각각 어떻게 되나요?'),
+    r08=say('Look at two things: the weights to start from, and the number of epochs that the schedule is planned for.', '두 가지를 보세요. 어떤 가중치에서 시작하는지, 그리고 스케줄이 몇 에포크에 맞춰져 있는지요.'),
+    r09=say('Which of the two has a gradient, and which one do you tell other people?', '둘 가운데 기울기가 있는 것은 무엇이고, 다른 사람에게 알려 주는 것은 무엇인가요?'),
+    r10=say('Take a - b = 3 and let a grow by 0.1: by how much does `3*2` change, by how much `3**2`?', 'a - b = 3에서 a를 0.1만큼 키워 보세요. `3*2`와 `3**2`는 각각 얼마나 바뀌나요?'))
+
 def _note(id, en, ko, right, options, why, hint, explain, section=None):
     "A wrong note and its possible repairs."
     questions.add(id, topic=say(f'repair a note ({int(id[1:])})', f'노트 고치기 ({int(id[1:])})'), prompt=say(f'The note says: “{en}” Which version puts it right?', f'노트에 이렇게 적혀 있어요. “{ko}” 어떻게 고치면 맞나요?'),
-                  kind=Choice(options, right, why), hints=[hint, say('Strike out the versions that keep the mistake.', '잘못을 그대로 둔 것부터 지워 보세요.')], solution=say(f'{right}, {options[ord(right) - 97]["en"]}', f'{right}, {options[ord(right) - 97]["ko"]}'), why=explain, section=section)
+                  kind=Choice(options, right, why), hints=[hint, _second_hints[id]], solution=say(f'{right}, {options[ord(right) - 97]["en"]}', f'{right}, {options[ord(right) - 97]["ko"]}'), why=explain, section=section)
 
 _note('r01', 'Augment the full-size picture on the CPU; the random crop on the GPU does the resizing.', '증강은 CPU에서 원본 크기로 하고, GPU의 무작위 자르기가 크기를 줄여요.', 'c',
     [say('Resize to the final size on the CPU, augment on the GPU.', 'CPU에서 최종 크기로 줄이고, GPU에서 증강해요.'), say('Augment on the CPU, resize to one large size on the GPU.', 'CPU에서 증강하고, GPU에서 하나의 큰 크기로 맞춰요.'), say('Resize or crop to one large size on the CPU; augment, the random crop included, on the GPU.', 'CPU에서는 하나의 큰 크기로 줄이거나 자르고, GPU에서 무작위 자르기를 포함한 증강을 해요.')],
@@ -636,7 +660,7 @@ _note('r04', '`torch.where` cannot serve 37 classes because it is a list compreh
 _note('r05', 'Second rule for the rate: take the point where the loss begins to fall.', '학습률 둘째 규칙: 손실이 줄어들기 시작하는 점을 골라요.', 'b',
     [say('Take the point where the loss is lowest.', '손실이 가장 낮은 점을 골라요.'), say('Take the last point at which the loss still clearly falls.', '손실이 아직 분명히 줄고 있는 마지막 점을 골라요.'), say('Take the first point at which the loss rises.', '손실이 커지는 첫 점을 골라요.')],
     {'a': say('There it has stopped falling.', '거기서는 더 줄지 않아요.'), 'c': say('There training diverges.', '거기서는 학습이 발산해요.')}, say('Of all rates at which the loss falls, do you want a small or a large one?', '손실이 줄어드는 학습률 가운데 작은 것과 큰 것 중 어느 쪽이 좋은가요?'),
-    say('At the beginning of the fall each step gains little; the largest rate that still clearly helps learns fastest.', '줄어들기 시작하는 곳에서는 한 걸음에 얻는 것이 적어요. 아직 분명히 도움이 되는 가장 큰 학습률이 가장 빠르게 배워요.'))
+    say('At the beginning of the fall each step gains little; the largest rate that still clearly helps learns fastest.', '줄어들기 시작하는 곳에서는 한 스텝에 얻는 것이 적어요. 아직 분명히 도움이 되는 가장 큰 학습률이 가장 빠르게 배워요.'))
 _note('r06', 'In its first step `fine_tune` trains nothing but the very last linear layer.', '`fine_tune`의 첫 단계에서는 맨 마지막 선형 레이어 하나만 학습돼요.', 'a',
     [say('It trains the whole new head, of several layers, and by default batch-norm in the body too.', '여러 레이어로 된 새 헤드 전체를 학습하고, 기본값으로 몸통의 배치 정규화도 학습해요.'), say('It trains all layers with a small rate.', '모든 레이어를 작은 학습률로 학습해요.'), say('It trains the earliest layers only.', '가장 앞쪽 레이어만 학습해요.')],
     {'b': say('That is the second step.', '그건 둘째 단계예요.'), 'c': say('Those are the ones to be kept.', '그건 지켜야 하는 레이어예요.')}, say('How many layers does a new head have? And what does `freeze` leave alone?', '새 헤드에는 레이어가 몇 개 있나요? 그리고 `freeze`가 건드리지 않는 것은 무엇인가요?'),
@@ -656,7 +680,7 @@ _note('r09', 'Only metrics count; the loss can be forgotten.', '중요한 것은
 _note('r10', 'The gradient of `(a-b)*2` is `2(a-b)`; for cross-entropy too the gradient is linear in the activations.', '`(a-b)*2`의 기울기는 `2(a-b)`이고, 크로스 엔트로피의 기울기도 활성값에 대해 선형이에요.', 'b',
     [say('`(a-b)*2` is right; cross-entropy has a constant gradient.', '`(a-b)*2`는 맞고, 크로스 엔트로피의 기울기는 상수예요.'), say('It is `(a-b)**2` that has it; for cross-entropy the gradient is linear in softmax(a) - b, not in a.', '그런 기울기를 갖는 것은 `(a-b)**2`예요. 크로스 엔트로피의 기울기는 a가 아니라 softmax(a) - b에 대해 선형이에요.'), say('It is `(a-b)**2` that has it; for cross-entropy the gradient grows exponentially with a.', '그런 기울기를 갖는 것은 `(a-b)**2`예요. 크로스 엔트로피의 기울기는 a에 따라 지수적으로 커져요.')],
     {'a': say('Differentiate `(a-b)*2` with respect to a: what is left of a?', '`(a-b)*2`를 a로 미분하면 a가 남나요?'), 'c': say('The largest that the gradient can be is 1: why?', '기울기는 아무리 커도 1이에요. 왜 그런가요?')}, say('One star or two? And what lies between the activations and the probabilities?', '별이 하나인가요, 둘인가요? 그리고 활성값과 확률 사이에는 무엇이 있나요?'),
-    say('A factor of 2 has the gradient 2; a square has 2(a-b). Softmax is not linear, so neither is the gradient in a; it is bounded, though, and that keeps training smooth.', '2를 곱하면 기울기는 2이고, 제곱하면 2(a-b)예요. softmax가 선형이 아니므로 기울기도 a에 대해 선형이 아니에요. 다만 한계가 있어서 학습이 매끄러워요.'), ('01_loss.ipynb', '8. The gradient: softmax minus target'))
+    say('A factor of 2 has the gradient 2; a square has 2(a-b). Softmax is not linear, so neither is the gradient in a; it is bounded, though, and so no single picture can throw the weights far.', '2를 곱하면 기울기는 2이고, 제곱하면 2(a-b)예요. softmax가 선형이 아니므로 기울기도 a에 대해 선형이 아니에요. 다만 한계가 있어서 사진 한 장이 가중치를 멀리 던지지 못해요.'), ('01_loss.ipynb', '8. The gradient: softmax minus target'))
 
 # %% ../nbs/workshop/15_questions.ipynb #5787c385
 def progress(lang: str | None = None # language of the report; None: CH5CLF_LANG, else that of the last answer

@@ -4,18 +4,19 @@
 
 # %% auto #0
 __all__ = ['LANGS', 'STATES', 'RIGHT', 'NOT_YET', 'ALMOST', 'SOME', 'PROGRESS_VERSION', 'store', 'say', 'language', 'Note',
-           'Result', 'Foreign', 'plain', 'numbers_in', 'close', 'Judgement', 'join', 'missing', 'letters_in', 'Choice',
-           'ChooseAll', 'Numbers', 'Table', 'PickPoint', 'Names', 'Ordering', 'Text', 'Either', 'Ran', 'run_guarded',
-           'same', 'Code', 'Source', 'Pattern', 'user_folder', 'Store', 'Question', 'Bank', 'Report', 'terminal']
+           'Result', 'Foreign', 'plain', 'formula', 'numbers_in', 'close', 'Judgement', 'join', 'missing',
+           'keyboard_slip', 'letters_in', 'Choice', 'ChooseAll', 'Numbers', 'Table', 'PickPoint', 'Names', 'Ordering',
+           'Text', 'Either', 'Ran', 'run_guarded', 'same', 'ReadyMade', 'Code', 'Source', 'Pattern', 'user_folder',
+           'Store', 'Question', 'Bank', 'Report', 'terminal']
 
-# %% ../nbs/workshop/14_quiz.ipynb #215d48d2
-import _thread, builtins, contextlib, copy, csv, html, io, itertools, json, math, os, re, signal, sys, threading, time, types, unicodedata
+# %% ../nbs/workshop/14_quiz.ipynb #21f9b8b4
+import _thread, ast, builtins, contextlib, copy, csv, html, io, itertools, json, math, os, re, signal, sys, threading, time, types, unicodedata
 from datetime import datetime
 from pathlib import Path, PurePath
 
 from . import ideas
 
-# %% ../nbs/workshop/14_quiz.ipynb #3bd86f0a
+# %% ../nbs/workshop/14_quiz.ipynb #701d2dd3
 LANGS = 'en', 'ko'
 _heard = {}  # the language of the last answer of this session
 
@@ -27,25 +28,35 @@ def say(en: str, # the sentence in English
 
 def _has_hangul(text): return any('가' <= c <= '힣' or 'ㄱ' <= c <= 'ㅣ' for c in text)
 
+_english = re.compile(r"(?<![\w.])(the|an?|is|are|was|it|its|it's|of|to|in|on|with|without|for|from|by|because|since|so|than|more|not|no|we|you|i|this|that|they|has|have|can|does|do|when|which|there|each|every|all|at|be|as|but|if|same)(?![\w.(])", re.I)
+
+def _tongue(text):
+    "The language of a text, or None for names, code, numbers and letters: Hangul syllables, or two English words of which one is a little word."
+    if any('가' <= c <= '힣' for c in text): return 'ko'
+    words = re.findall(r"(?<!\S)[(\"']?[A-Za-z][A-Za-z']+[,.;:!?)\"']*(?!\S)", re.sub(r'`[^`]*`', ' ', text[:2000]))
+    return 'en' if len(words) > 4 or len(words) > 1 and any(_english.fullmatch(w.strip('(,.;:!?)"')) for w in words) else None
+
 def language(lang: str | None = None, # 'en' or 'ko'; anything else counts as not given
              answer = None, # what the learner typed, if anything
             ) -> str: # 'en' or 'ko'
-    "The language to reply in: asked for, set by `CH5CLF_LANG`, the answer's own, the last answer's, the system's."
-    if type(answer) is str and answer.strip(' .…'):
-        if _has_hangul(answer): _heard['lang'] = 'ko'
-        elif re.search(r'[A-Za-z]{2,}\W+[A-Za-z]{2,}', answer): _heard['lang'] = 'en'  # a lone name or number belongs to no language
+    "The language to reply in: asked for, chosen with `%%answer`, set by `CH5CLF_LANG`, the answer's own, the last answer's, the system's."
+    if type(answer) is str and answer.strip(' .…') and (tongue := _tongue(answer)): _heard['lang'] = tongue
     elif type(lang) is str and lang in LANGS: _heard['lang'] = lang
     system = next((os.environ[k] for k in ('LC_ALL', 'LC_MESSAGES', 'LANG') if os.environ.get(k)), '')
-    for o in (lang, os.environ.get('CH5CLF_LANG'), _heard.get('lang'), system[:2].lower()):
+    for o in (lang, _heard.get('chosen'), os.environ.get('CH5CLF_LANG'), _heard.get('lang'), system[:2].lower()):
         if type(o) is str and o in LANGS: return o
     return 'en'
 
-# %% ../nbs/workshop/14_quiz.ipynb #2e624ddb
+# %% ../nbs/workshop/14_quiz.ipynb #32b414f5
 STATES = 'not attempted', 'wrong type', 'wrong', 'partly', 'right', 'unsure', 'error in your code'
 _marks = dict(zip(STATES, '…!✗◐✓?!'))
 _labels = dict(zip(STATES, (say('not attempted', '미응답'), say('wrong type', '답의 형식'), say('not yet', '아직'), say('partly', '거의'),
                             say('right', '정답'), say('unsure', '판단 보류'), say('error in your code', '코드 오류'))))
 _colours = dict(zip(STATES, ('#888', '#b26a00', '#b00020', '#b26a00', '#1b7f3b', '#5a5ac8', '#b00020')))
+
+def _label(state, score, lang):
+    "The word beside the sign: less than half of it is 'some', not 'almost'."
+    return say('partly', '일부')[lang] if state == 'partly' and score < .5 else _labels[state][lang]
 
 def _clean(text):
     "`text` without lone surrogates and control characters, so that any screen and any file takes it."
@@ -92,7 +103,7 @@ class Result:
         return self.state == 'right'
     def _head(self):
         own = {'en': ' (marked by yourself)', 'ko': ' (스스로 채점)'}[self.lang] if self.by == 'self' else ''
-        return f'{_marks[self.state]} {self.id} · {_labels[self.state][self.lang]} · {self.score:.2f}{own}'
+        return f'{_marks[self.state]} {self.id} · {_label(self.state, self.score, self.lang)} · {self.score:.2f}{own}'
     def __repr__(self): return '\n'.join(o for o in (self._head(), self.message, self.note) if o)
     def _repr_html_(self):
         note = f'<br><small>{_as_html(self.note)}</small>' if self.note else ''
@@ -155,7 +166,7 @@ _blank = re.compile(r"[\s.…_\-]*|(i\s+)?(do not|don'?t|dont)\s+know( (yet|this
 def _not_attempted(x):
     return x is None or isinstance(x, str) and bool(_blank.fullmatch(x.strip().rstrip('.!~'))) or isinstance(x, (list, dict)) and not x
 
-# %% ../nbs/workshop/14_quiz.ipynb #50bc176f
+# %% ../nbs/workshop/14_quiz.ipynb #247a3af4
 _super = str.maketrans('⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺', '0123456789-+')
 _number = re.compile(r'''(?<![A-Za-z0-9_.])(?P<sign>[-+]\s?)?(?P<m>\d+(?:\.\d*)?|\.\d+)(?:[eE](?P<e>[-+]?\d{1,4}))?
     (?:\s*[×x*·]\s*10\s*(?:\^|\*\*)\s*\(?\s*(?P<t>[-+]?\d{1,4})\)?|(?:\^|\*\*)\s*\(?\s*(?P<p>[-+]?\d{1,4})\)?|\s*/\s*(?P<d>\d+(?:\.\d+)?))?
@@ -166,7 +177,59 @@ def _tidy(text):
     text = re.sub(r'[⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺]+', lambda m: '^' + m[0].translate(_super), text)
     text = unicodedata.normalize('NFKC', text).replace('−', '-').replace('‐', '-').replace('‑', '-').replace('﹣', '-')
     text = re.sub(r'10의\s*([-+]?\d+)\s*(?:승|제곱)', r'10^\1', text)
+    text = _myriads.sub(lambda m: str(sum(float((m[i] or '0').replace(',', '')) * f for i, f in ((1, 1e8), (2, 1e4), (3, 1.), (4, 1e8)))), text)
     return re.sub(r'(?<![\w)])[–—](?=\s?\d|\.\d)', '-', text)
+
+_myriads = re.compile(r'(?<![\d.])(?:(\d[\d,]*(?:\.\d+)?)\s*억)?\s*(?:(\d[\d,]*(?:\.\d+)?)\s*만)(?:\s*(\d[\d,]*)(?!\s*[만억.]))?|(?<![\d.])(\d[\d,]*(?:\.\d+)?)\s*억')
+
+_functions = dict(log=math.log, ln=math.log, log2=math.log2, log10=math.log10, exp=math.exp, sqrt=math.sqrt, abs=abs, tensor=float, float=float)
+_constants = dict(e=math.e, pi=math.pi, nan=math.nan, inf=math.inf)
+_powers = {ast.Add: lambda a, b: a + b, ast.Sub: lambda a, b: a - b, ast.Mult: lambda a, b: a * b, ast.Div: lambda a, b: a / b, ast.Pow: lambda a, b: math.pow(a, b)}
+_arg = r'\s*(-?\d+(?:\.\d+)?(?:e-?\d+)?(?:/\d+(?:\.\d+)?)?)(?![\d.(])'
+
+def _walk(node):
+    "The value of a syntax tree of numbers, arithmetic and known functions; ValueError for anything else."
+    if isinstance(node, ast.Expression): return _walk(node.body)
+    if isinstance(node, ast.Constant) and type(node.value) in (int, float): return float(node.value)
+    if isinstance(node, ast.Name) and node.id in _constants: return _constants[node.id]
+    if isinstance(node, ast.BinOp) and type(node.op) in _powers: return _powers[type(node.op)](_walk(node.left), _walk(node.right))
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, (ast.USub, ast.UAdd)): return -_walk(node.operand) if isinstance(node.op, ast.USub) else _walk(node.operand)
+    if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in ('np', 'math', 'numpy', 'torch') and node.attr in _constants: return _constants[node.attr]
+    if isinstance(node, ast.Call) and len(node.args) == 1 and not node.keywords:
+        f = node.func
+        name = f.id if isinstance(f, ast.Name) else f.attr if isinstance(f, ast.Attribute) and isinstance(f.value, ast.Name) and f.value.id in ('np', 'math', 'numpy', 'torch') else None
+        if name in _functions: return float(_functions[name](_walk(node.args[0])))
+    raise ValueError
+
+def formula(text: str, # one formula, tidied
+           ) -> tuple[float, bool] | None: # its value, and whether it holds more than signs and fractions; None if it is no formula
+    "The value of a short formula, computed from its syntax tree without `eval`."
+    text = text.strip().lower()
+    text = re.sub(r'^(?:답은|정답은|약|대략|about|approximately|roughly|around|[~≈=])\s*', '', text)
+    text = re.sub(r'\s*(?:정도|쯤|가량)?(?:이에요|예요|입니다|이다|임|요)?\s*[.!]*$', '', text)
+    text = re.sub(r'마이너스\s*', '-', re.sub(r'자연\s*로그|로그(?=[\s\d(])', 'log', text))
+    text = re.sub(r'e의\s*\(?(-?[\d./]+)\)?\s*(?:승|제곱)', r'exp(\1)', re.sub(r'([\d./]+)의\s*(?:log|로그)(?:값)?', r'log(\1)', text))
+    text = re.sub(r'(?<=[\d)\s])[×·x](?=[\s\d(])', '*', text.replace('÷', '/').replace('^', '**').replace('√', 'sqrt').replace('루트', 'sqrt'))
+    text = re.sub(r'\b(log|ln|exp|sqrt)' + _arg, r'\1(\2)', text)
+    if not 0 < len(text) <= 200 or not re.search(r'\d|\be\b', text): return None
+    try:
+        tree = ast.parse(text, mode='eval')
+        value = _walk(tree)
+    except (ValueError, SyntaxError, OverflowError, ZeroDivisionError, RecursionError, MemoryError, TypeError): return None
+    return value, any(isinstance(n, (ast.Call, ast.Mult, ast.Pow, ast.Name)) for n in ast.walk(tree))
+
+def _formulas(text, unit, units):
+    "The values of formulas separated by commas or semicolons, each with its unit, and whether they are more than signs and fractions; None if a part is none."
+    out, strong = [], False
+    for part in re.split(r'\s*[;,\n]\s*', text.strip().strip(';,')):
+        factor, m = 1., re.search(r'(?<=[\d)])\s*(%|퍼센트|percent)\s*(?:이에요|예요)?\.?$', part)
+        if m: part, factor = part[:m.start()], .01
+        elif unit and (m := [u for u in unit.finditer(part) if u.start() and re.fullmatch(r'\s*(?:정도|쯤)?(?:이에요|예요|입니다)?[.]?', part[u.end():])]): part, factor = part[:m[-1].start()], units[m[-1][1].lower()]
+        got = formula(part)
+        if got is None: return None
+        out.append(got[0] * factor)
+        strong |= got[1]
+    return out, strong
 
 def _value(m):
     sign = -1. if (m['sign'] or '').startswith('-') else 1.
@@ -190,6 +253,8 @@ def numbers_in(text: str, # what the learner typed
     words = re.compile(r'(?<![A-Za-z])(nan|-?\s?inf(?:inity)?)(?![A-Za-z])', re.I)
     if '/' in text: readings.append(readings[0].replace('/', ' , '))
     unit = re.compile(r'\s*(' + '|'.join(sorted(map(re.escape, units or []), key=len, reverse=True)) + r')(?![A-Za-z])', re.I) if units else None
+    computed = _formulas(text, unit, units)
+    if computed and computed[1] and not re.search(r'\d,\d', text): return [computed[0]]
     factor = lambda rest: units[u[1].lower()] if unit and (u := unit.match(rest)) else 1.
     out = []
     for t in readings:
@@ -197,6 +262,7 @@ def numbers_in(text: str, # what the learner typed
         found += [(m.start(), math.nan if m[1].lower() == 'nan' else float(re.sub(r'\s', '', m[1]))) for m in words.finditer(t)]
         values = [v for _, v in sorted(found, key=lambda o: o[0])]
         if values not in out: out.append(values)
+    if computed and computed[0] not in out: out.append(computed[0])
     tail = re.split('[=≈]', text)[-1]  # of a worked line only the result counts
     return out + [o for o in numbers_in(tail, units) if o and o not in out] if tail != text else out
 
@@ -210,7 +276,7 @@ def close(a: float, # given
     if math.isinf(a) or math.isinf(b): return a == b
     return abs(a - b) <= max(atol, rtol * abs(b))
 
-# %% ../nbs/workshop/14_quiz.ipynb #c533cce8
+# %% ../nbs/workshop/14_quiz.ipynb #3122f6a6
 class Judgement:
     "What a kind says to an answer, before it becomes a `Result`."
     def __init__(self,
@@ -244,16 +310,32 @@ def missing(found: list, # sayings: what is right already
         else: out[l] = (f"맞은 부분: {', '.join(f)}. " if f else '') + (f"{n}가 빠졌어요: {', '.join(m)}." if m else '')
     return {l: o.strip() for l, o in out.items()}
 
-_fillers = re.compile(r"\b(and|answer|answers|is|are|the|option|options|choice|only|just|it's|its|i|think|my|both|first|then|next|last|finally|right|true|correct|holds?)\b|정답|순서|순으로|차례|먼저|다음|맞아요|맞음|옳아요|제 |답은|답|선택지|보기|그리고|하고|이랑|랑|와|과|번째|번|이에요|예요|입니다|이요|요|임|은|는|만|[\s,;.:/&+()\[\]{}'\"`→>\-]")
+_fillers = re.compile(r"\b(and|answer|answers|is|are|the|option|options|choice|only|just|it's|its|i|think|my|both|first|then|next|last|finally|right|true|correct|holds?|one)\b|정답|순서|순으로|차례|먼저|다음|맞아요|맞는|맞다고|맞음|옳아요|같아요|같습니다|것|생각해요|생각합니다|고를게요|골라요|골랐어요|제 |답은|답|선택지|선택|보기|그리고|하고|이랑|랑|와|과|번째|번|이에요|예요|입니다|이요|요|임|은|는|만|[\s,;.:/&+()\[\]{}'\"`→>\-]")
+_ordinals = {w: str(i) for i, (k, e) in enumerate((('첫', ''), ('두', 'second'), ('세', 'third'), ('네', 'fourth'), ('다섯', 'fifth'), ('여섯', 'sixth')), 1)
+             for w in (k + ' 번째', k + '번째', dict(두='둘', 세='셋', 네='넷').get(k, k) + '째', e) if w}
+_ordinal = re.compile('|'.join(sorted((w if w[0] > 'z' else rf'\b{w}\b' for w in _ordinals), key=len, reverse=True)))
+_jamo_keys = set('ㅁㅠㅊㅇㄷㄹ')  # where a to f lie on a Korean keyboard
+
+def keyboard_slip(text: str # what the learner typed
+                 ) -> bool: # is it letters typed with the Korean keyboard on, or the third, fourth ... consonant? One cannot tell
+    "Consonants that may be a slip of the keyboard: ㅁ is the key a and the fifth consonant. With ㄱ or ㄴ among them, which are no keys of options, they are counted."
+    letters = re.findall('[ㄱ-ㅣ]', text)
+    return bool(letters) and not any('가' <= c <= '힣' and c not in '번이에요예답은정와과랑하고' for c in text) and set(letters) <= set('ㄱㄴㄷㄹㅁㅂㅅㅇㅊㅠ') and not set(letters) & set('ㄱㄴ') and bool(set(letters) & _jamo_keys)
 
 def letters_in(text: str, # what the learner typed
                n: int, # how many options there are
               ) -> list[str] | None: # the letters named, in order; None if the text is not a list of letters
     "The options that a text names by letter or number, if it does nothing else."
+    if keyboard_slip(text[:400]): return None
     text = unicodedata.normalize('NFKC', text[:400]).lower().strip()
+    text = _ordinal.sub(lambda m: f' {_ordinals[m[0]]} ', text)
+    text = re.sub(r'(?<![a-z0-9])([a-h1-8])\s*(?:번|번째)?\s*(이|가|을|를|도|고|로)(?=[\s,]|$)', r'\1 ', text)
     rest = _fillers.sub(' ', text).split()
     names = {**{chr(97 + i): chr(97 + i) for i in range(n)}, **{str(i + 1): chr(97 + i) for i in range(n)}, **{c: chr(97 + i) for i, c in enumerate('ㄱㄴㄷㄹㅁㅂㅅㅇ'[:n])},
              **{c: chr(97 + i) for i, c in enumerate('ᄀᄂᄃᄅᄆᄇᄉᄋ'[:n])}}
+    syllables = {c: chr(97 + i) for i, c in enumerate('가나다라마바사아'[:n])}
+    plain_ = re.sub(r'[\s,.)→>\-]', '', text)
+    if plain_ and all(c in syllables for c in plain_) and len(set(plain_)) == len(plain_): return [syllables[c] for c in plain_]
     if text and all(c in names and not c.isdigit() for c in text) and len(set(text)) == len(text): return [names[c] for c in text]
     return [names[w] for w in rest] if rest and len(rest) <= 2 * n and all(w in names for w in rest) else None
 
@@ -278,13 +360,31 @@ class Choice:
         if (letters := letters_in(str(answer), n) if isinstance(answer, str) or 0 < answer <= n else None) is not None: return letters
         words = _squash(re.sub(r'^\s*\(?[a-h][).:]\s*(?=\S{3})', '', str(answer)))
         hits = [chr(97 + i) for i, o in enumerate(self.options) if words and words in map(_squash, o.values())]
-        return hits or None
+        return hits or self._begins(str(answer)) or self._several(str(answer))
+    def _begins(self, text):
+        "The one option that begins with these words, four letters or two syllables at least."
+        words = re.sub(r'(이에요|예요|입니다|요)$', '', _squash(text))
+        if len(words) < (2 if any('가' <= c <= '힣' for c in words) else 4): return None
+        hits = [chr(97 + i) for i, o in enumerate(self.options) if any(_squash(v).startswith(words) for v in o.values())]
+        return hits if len(hits) == 1 else None
+    def _several(self, text):
+        "Options named one after the other by their words, with commas or lines between."
+        parts = [o for o in re.split(r'\s*[,;\n]\s*', text.strip()) if o]
+        picks = [self._pick(o) for o in parts] if 1 < len(parts) <= 2 * len(self.options) else [None]
+        return [p[0] for p in picks] if all(p and len(p) == 1 for p in picks) else None
+    def _slipped(self, answer):
+        "A reply to consonants where letters were meant, or None."
+        texts = answer if isinstance(answer, (list, frozenset)) else [answer]
+        if not all(isinstance(o, str) for o in texts) or not any(keyboard_slip(o[:400]) for o in texts) : return None
+        last = chr(96 + len(self.options))
+        return Judgement('wrong type', 0, say(f'This looks like the Korean keyboard. Please use the letters a to {last}.', f'한글 자판인 것 같아요. a부터 {last}까지의 영문자로 적어 주세요.'))
     def reads(self, answer) -> bool:
         "Is `answer` a choice at all?"
         return self._pick(answer) is not None
     def judge(self, answer, lang: str) -> Judgement:
         "Right or wrong, with the feedback that belongs to the option chosen."
         picks = self._pick(answer)
+        if picks is None and (slip := self._slipped(answer)): return slip
         last = chr(96 + len(self.options))
         if picks is None or len(set(picks)) != 1:
             return Judgement('wrong type', 0, say(f'One letter from a to {last}, please.', f'a부터 {last}까지의 글자 가운데 하나로 답해 주세요.'))
@@ -302,6 +402,7 @@ class ChooseAll(Choice):
         if isinstance(answer, str) and re.fullmatch(r'all( of them)?|모두|전부|다', answer.strip().lower()): picks = every
         elif isinstance(answer, str) and re.fullmatch(r'none( of them)?|없음|없어요', answer.strip().lower()): picks = []
         else: picks = self._pick(answer)
+        if picks is None and (slip := self._slipped(answer)): return slip
         if picks is None: return Judgement('wrong type', 0, say(f'Letters from a to {every[-1]}, please, such as a c.', f'a부터 {every[-1]}까지의 글자를 a c처럼 적어 주세요.'))
         picks, key = set(picks), set(self._right)
         good, bad, left = picks & key, picks - key, key - picks
@@ -313,7 +414,11 @@ class ChooseAll(Choice):
         state = 'partly' if good and (not bad or score >= .5) else 'wrong'
         return Judgement(state, score, join(SOME if state == 'partly' else NOT_YET, mix, more, why))
 
-# %% ../nbs/workshop/14_quiz.ipynb #3c3fcfbf
+# %% ../nbs/workshop/14_quiz.ipynb #90be05ee
+_marks_of_place = re.compile(r'(?:그룹|레이어|로짓|group|layer|logit)\s*\d\s*(?:번)?\s*(?:[:=)]|[은는이가](?=\s))?|(?<![\w.,])\d\s*(?:번째|번)\s*(?:그룹|레이어|로짓)?\s*[:은는]?|(?<![\w.,])\(?[1-9][.)]\s+(?=[-−.\d])|(?<![\w.,])[1-9]\s*:\s*(?=[-−.\d])', re.I)
+
+_looks_computed = re.compile(r'\d\s*(?:\*\*?|×|\^)\s*[\d(]|\b(?:log|ln|exp|sqrt)\d*\s*\(|√|로그|루트|의\s*-?[\d.]+\s*(?:승|제곱)', re.I)
+
 class Numbers:
     "One or several numbers, in order. Values may be a function, so that they are computed when needed."
     how = say('Answer with numbers, in order.', '숫자로 차례대로 답해 주세요.')
@@ -322,15 +427,17 @@ class Numbers:
                  names: list[dict], # one saying per number
                  rtol: float = .01, # relative tolerance
                  atol: float = 0., # absolute tolerance
-                 mistakes: list = (), # (values or function, saying): known mistakes
+                 mistakes: list = (), # (values or function, saying) or (..., saying, score): known mistakes; with a score the answer is partly right
                  given: list = (), # numbers of the prompt, which a sentence may repeat
                  units: dict | None = None, # unit in small letters -> factor, where a unit is asked for
                 ):
         self._values, self.names, self.rtol, self.atol, self._mistakes, self._given, self._units = values, names, rtol, atol, mistakes, given, units
         if len(names) == 1: self.how = say('Answer with a number.', '숫자로 답해 주세요.')
-        if units: self.how = say(f"Answer with a number and its unit ({', '.join(units)}).", f"숫자와 단위로 답해 주세요({', '.join(units)}).")
+        if units: self.how = say('Answer with a number and its unit, such as 12.3 MB.', '숫자와 단위로 답해 주세요. 예: 12.3 MB')
     def _readings(self, answer):
-        if isinstance(answer, str): return [o for o in numbers_in(answer, self._units) if o]
+        if isinstance(answer, str):
+            texts = [answer] + ([bare] if len(self.names) > 1 and (bare := _marks_of_place.sub(' ', _tidy(answer[:2000]))) != answer else [])
+            return [o for t in texts for o in numbers_in(t, self._units) if o]
         leaves = _flat(answer)
         if isinstance(answer, frozenset) and len(leaves) > 1: return []
         out = [[]]
@@ -357,13 +464,16 @@ class Numbers:
         best = max(readings, key=lambda r: (sum(self._hits(r, want)) - abs(len(r) - n)))
         hits = self._hits(best, want)
         if len(best) == n and all(hits): return Judgement('right', 1, RIGHT)
-        for values, message in self._mistakes:
+        for values, message, *score in self._mistakes:
             values = values() if callable(values) else values
-            if any(len(r) == len(values) and all(self._hits(r, values)) for r in readings): return Judgement('wrong', 0, join(NOT_YET, message))
+            if any(len(r) == len(values) and all(self._hits(r, values)) for r in readings): return Judgement('partly', *score, join(ALMOST, message)) if score else Judgement('wrong', 0, join(NOT_YET, message))
         if self._units and n == 1:
             for f in set(self._units.values()) - {1}:
                 if any(len(r) == 1 and close(r[0] * f, want[0], self.rtol) for r in readings): return Judgement('partly', .5, join(ALMOST, say('The number may be right: which unit?', '숫자는 맞을 수 있어요. 단위는 무엇인가요?')))
-        if len(best) > n: return Judgement('wrong', 0, join(NOT_YET, say(f'{len(best)} numbers, where {n} {"is" if n == 1 else "are"} asked for.', f'숫자가 {len(best)}개예요. 답은 {n}개여야 해요.')))
+        if isinstance(answer, str) and _looks_computed.search(answer) and not any(numbers_in(t, self._units) for t in re.split('[=≈]', answer)[1:]) and _formulas(_tidy(answer), None, None) is None:
+            return Judgement('wrong type', 0, say("I can't work out this formula. Compute it and give the number.", '식은 계산하지 못해요. 계산한 값을 숫자로 적어 주세요.'))
+        if len(best) > n: return Judgement('wrong type', 0, say(f'There are {len(best)} numbers here. Please give {"one number" if n == 1 else f"{n} numbers"} only.', f'숫자가 {len(best)}개예요. 답이 되는 숫자 {n}개만 적어 주세요.'))
+        if len(best) < n: return Judgement('wrong type', 0, say(f"All {n} numbers, please, in order: {', '.join(o['en'] for o in self.names)}.", f"숫자 {n}개를 모두 차례대로 적어 주세요: {', '.join(o['ko'] for o in self.names)}."))
         if sum(hits) and n > 1:
             good, bad = [o for o, h in zip(self.names, hits) if h], [o for o, h in zip(self.names, hits + [False] * n) if not h]
             return Judgement('partly', sum(hits) / n, join(ALMOST if 2 * sum(hits) >= n else SOME, say(f"Right: {', '.join(o['en'] for o in good)}. Not yet: {', '.join(o['en'] for o in bad)}.",
@@ -457,7 +567,7 @@ class PickPoint:
                 f'<text x="{width / 2}" y="{height - 4}" text-anchor="middle" font-size="11" fill="currentColor">{self.labels[0]}</text>'
                 f'<text x="12" y="{height / 2}" text-anchor="middle" font-size="11" fill="currentColor" transform="rotate(-90 12 {height / 2})">{self.labels[1]}</text></svg>')
 
-# %% ../nbs/workshop/14_quiz.ipynb #95abcb39
+# %% ../nbs/workshop/14_quiz.ipynb #df9ef31f
 def _distance(a, b, most=3):
     "Edit distance with neighbours swapped counted once, cut off at `most`."
     if abs(len(a) - len(b)) >= most: return most
@@ -499,13 +609,16 @@ class Names:
                  others: dict | None = None, # regular expression of a wrong name -> saying: its feedback
                  rubric = None, # an ideas.Rubric that judges whole sentences
                  own: str = '', # words of other topics that belong to this one too
+                 sounds: str = '', # regular expression: the names written by ear in Hangul
+                 apart: tuple | None = None, # (regular expression, saying): the first name told as two steps, beside the other names
                 ):
         self._names, self._topics, self._ordered = names, topics, ordered
         words = words or [None] * len(names)
         loose = lambda s: r'[\s_\-]+'.join(map(re.escape, s.lower().split('_')))
         self._find = [re.compile(r'(?<![a-z0-9_])(?:' + '|'.join([loose(s) for s in sorted(n, key=len, reverse=True)] + ([w] if w else [])) + r')(?![a-z0-9_])') for n, w in zip(names, words)]
         self._wrong = {re.compile(r'(?<![a-z0-9_])(?:' + k + r')(?![a-z0-9_])'): v for k, v in (others or {}).items()}
-        self._sentence, self._own = Text(rubric) if rubric else None, own.split()
+        self._sentence, self._own, self._sounds = Text(rubric) if rubric else None, own.split(), re.compile(sounds) if sounds else None
+        self._apart = (re.compile(apart[0]), apart[1]) if apart else None
     def reads(self, answer) -> bool:
         "Any text may hold a name."
         return isinstance(answer, str)
@@ -534,8 +647,13 @@ class Names:
         "Right when each name is affirmed, no wrong one is, and the order (if it counts) is not told the other way round."
         raw = self._text(answer)
         if raw is None: return Judgement('wrong type', 0, say('A name, please, or a sentence with it.', '이름이나 그 이름이 든 문장으로 답해 주세요.'))
+        text = self._form(raw)
+        if self._sounds and self._sounds.search(text) and not _neg_ko.search(text) and not self._mentions(text):
+            return Judgement('partly', .75, join(ALMOST, say('Write its English name.', '영어 이름을 그대로 적어 주세요.')))
+        if self._apart and self._apart[0].search(text):
+            yes = {m[2] for m in self._affirmed(text, self._mentions(text))} - {-1}
+            if yes == set(range(1, len(self._names))): return Judgement('partly', .75, join(ALMOST, self._apart[1]))
         if self._sentence and isinstance(answer, str):
-            text = self._form(raw)
             if len(raw.split()) > 4 or not self._mentions(text) and not self._slips(text, range(len(self._names))): return self._whole(answer, lang)
         return self._by_name(raw, isinstance(answer, list))
     def _form(self, raw): return unicodedata.normalize('NFKC', raw[:2000]).lower().replace('’', "'")
@@ -567,7 +685,7 @@ class Names:
         back = self._backwards(text, yes) if self._ordered else 0
         if not back: return Judgement('right', 1, RIGHT)
         order = say('The names are right. Now look at their order: which one works on the output of the other?', '이름은 맞았어요. 이제 순서를 보세요. 어느 쪽이 다른 쪽의 출력을 받나요?')
-        return Judgement('wrong', 0, join(NOT_YET, order)) if back == 2 else Judgement('partly', .5, join(ALMOST, order))
+        return Judgement('partly', .5, join(ALMOST, order))
     def _unclear(self):
         listed = {l: '\n'.join(f'{i}. {o[l]}' for i, o in enumerate(self._topics, 1)) for l in LANGS}
         return Judgement('unsure', 0, say(f"I can't tell with this answer. Give the name alone or in a whole sentence; or compare it with `solution()` and tick what it holds, such as `mark(1)`:\n{listed['en']}",
@@ -575,8 +693,9 @@ class Names:
     def _whole(self, answer, lang):
         "A sentence is judged by its rubric; where that cannot tell, by its names. A heap of words, or a name that is only denied, is not right."
         verdict = self._sentence.judge(answer, lang)
-        if verdict.state not in ('right', 'unsure'): return verdict
         named = self._by_name(answer, False)
+        if verdict.state == 'wrong' and self._ordered and named.state == 'partly' and self._all_named(answer): return named
+        if verdict.state not in ('right', 'unsure'): return verdict
         if verdict.state == 'unsure': return named if named.state == 'right' else verdict
         text = self._form(answer)
         mentions = self._mentions(text)
@@ -584,6 +703,9 @@ class Names:
         if {m[2] for m in mentions} - {m[2] for m in yes} - {-1}:  # a name that is only denied; with another affirmed in its place, the answer is that other
             return named if any(m[2] == -1 for m in yes) else self._unclear()
         return self._unclear() if self._thrown_together(text, mentions) else verdict
+    def _all_named(self, answer):
+        text = self._form(answer)
+        return set(range(len(self._names))) == {m[2] for m in self._affirmed(text, self._mentions(text))}
     def _thrown_together(self, text, mentions):
         "Is this a heap of words that happens to hold the name?"
         rest = text
@@ -606,7 +728,7 @@ class Names:
             verdicts.append(0 if forward else 2 if told else 1)
         return 0 if 0 in verdicts and 2 not in verdicts else max(verdicts)
 
-# %% ../nbs/workshop/14_quiz.ipynb #d88ba99f
+# %% ../nbs/workshop/14_quiz.ipynb #484680bc
 class Ordering(Choice):
     "Options to put in order, named by letters, numbers or their own words."
     how = say('Answer with the letters in order, such as b a c.', '글자를 b a c처럼 순서대로 적어 주세요.')
@@ -619,11 +741,12 @@ class Ordering(Choice):
     def reads(self, answer) -> bool:
         "Is `answer` a list of options?"
         p = self._pick(answer)
-        return p is not None and (len(p) > 1 or not isinstance(answer, str))
+        return p is not None and (len(p) > 1 or not isinstance(answer, str)) or isinstance(answer, str) and keyboard_slip(answer[:400])
     def judge(self, answer, lang: str) -> Judgement:
         "Right in the right order; else the share of pairs that stand the right way round."
         picks = None if isinstance(answer, frozenset) else self._pick(answer)
         n = len(self.options)
+        if picks is None and (slip := self._slipped(answer)): return slip
         if picks is None: return Judgement('wrong type', 0, say(f'The {n} letters in order, please.', f'글자 {n}개를 순서대로 적어 주세요.'))
         if sorted(picks) != sorted(self._right):
             return Judgement('wrong type', 0, say(f'Each of the {n} letters once, please.', f'글자 {n}개를 하나씩 모두 써 주세요.'))
@@ -635,14 +758,17 @@ class Ordering(Choice):
         state = 'partly' if score >= .6 else 'wrong'
         return Judgement(state, score if state == 'partly' else 0, join(ALMOST if state == 'partly' else NOT_YET, mix, self._why.get(''.join(picks))))
 
-# %% ../nbs/workshop/14_quiz.ipynb #b85d9380
+# %% ../nbs/workshop/14_quiz.ipynb #fa02b0fe
 class Text:
     "A free answer, judged by the ideas that it must hold."
     how = say('Answer in your own words, in English or Korean.', '한국어나 영어로, 자기 말로 답해 주세요.')
     def __init__(self,
                  rubric, # an ideas.Rubric
+                 known: list = (), # (regular expression of a whole answer, state, score, saying): short answers with a reply of their own
+                 bare: dict | None = None, # saying: what to add to 'right' when the answer is up to three words, without a reason
                 ):
-        self._rubric = rubric
+        self._rubric, self._bare = rubric, bare
+        self._known = [(re.compile(f'(?:{p})' + r'[\s.!]*(?:이에요|예요|입니다|이요|요)?[\s.!]*', re.I), *o) for p, *o in known]
     def reads(self, answer) -> bool:
         "Any text is an answer."
         return isinstance(answer, str)
@@ -653,15 +779,17 @@ class Text:
         if isinstance(answer, (int, float, complex)) and not isinstance(answer, bool): answer = str(answer)
         if not isinstance(answer, str): return Judgement('wrong type', 0, say('A sentence or two, please.', '한두 문장으로 답해 주세요.'))
         if len(answer) > 4000: return Judgement('wrong type', 0, say('Shorter, please: up to 4,000 characters.', '더 짧게 4,000자 안으로 적어 주세요.'))
+        for pattern, state, score, message in self._known:
+            if pattern.fullmatch(answer.strip()): return Judgement(state, score, message)
         v = ideas.judge(answer, self._rubric, lang)
         ticks = [getattr(o, 'says', None) or o.topic for o in self._rubric.ideas]
         remarks = [o for o in v.misconceptions if getattr(o, 'harmless', False)]
         amiss = next((o.message for o in sorted(v.misconceptions, key=lambda o: o in remarks)), None)
         found, lacking = [o.topic for o in v.found], [o.topic for o in v.missing]
-        if v.state == 'right': message = join(RIGHT, *[o.message for o in remarks[:1]])
+        if v.state == 'right': message = join(RIGHT, *[o.message for o in remarks[:1]], self._bare if len(answer.split()) <= 3 and len(answer) <= 20 else None)
         elif v.state == 'not attempted': message = say('No answer yet. `hint()` gives a first step.', '아직 답이 없어요. `hint()`를 부르면 첫걸음을 알려 줘요.')
         elif v.state == 'partly' and amiss and not found: message = join(None if amiss['en'].startswith('Almost') else ALMOST, amiss)
-        elif v.state == 'partly': message = join(ALMOST if v.score >= .5 else SOME, missing(found, [] if amiss and not lacking else lacking), amiss)
+        elif v.state == 'partly': message = join(ALMOST if v.score >= .5 else SOME, missing(found, [] if amiss and not lacking else lacking), amiss and {l: amiss[l].removeprefix(ALMOST[l]).strip() for l in LANGS})
         elif v.state == 'unsure':
             listed = {l: '\n'.join(f'{i}. {o[l]}' for i, o in enumerate(ticks, 1)) for l in LANGS}
             message = say(f"I can't tell with this answer. Say it in other words, or compare it with `solution()` and tick what it holds, such as `mark(1)`:\n{listed['en']}",
@@ -809,7 +937,7 @@ def _timed_elsewhere(fn, args, seconds):
         t.join(.05)
     return Ran(late=True) if t.is_alive() else out
 
-# %% ../nbs/workshop/14_quiz.ipynb #7591e7ef
+# %% ../nbs/workshop/14_quiz.ipynb #5e8ecd58
 def same(a, # given, plain
          b, # expected, plain
          rtol: float = 1e-4, # relative tolerance
@@ -822,6 +950,29 @@ def same(a, # given, plain
     if isinstance(b, dict): return isinstance(a, dict) and a.keys() == b.keys() and all(same(a[k], b[k], rtol, atol) for k in b)
     return type(a) is type(b) and a == b
 
+_makers = 'torch', 'ch5clf', 'fastai', 'scipy', 'numpy', 'sklearn', 'timm'  # packages whose functions count as ready-made
+
+class ReadyMade:
+    "Names of functions that must not do the work, and what to say to one who used them."
+    def __init__(self,
+                 names: str, # their names, of Python and of C functions, with spaces between
+                 message: dict, # saying
+                ):
+        self.names, self.message = set(names.split()), message
+    def does_the_work(self, fn, args: tuple, seconds: float) -> bool:
+        "Does `fn(*args)` call one of them, in whichever thread it runs?"
+        seen = []
+        def profile(frame, event, arg):
+            if event == 'c_call': seen.extend([1] * (str(getattr(arg, '__name__', '')).removeprefix('special_') in self.names))
+            elif event == 'call' and frame.f_code.co_name in self.names: seen.extend([1] * (str(frame.f_globals.get('__name__', '')).split('.')[0] in _makers))
+        def watched(*args):
+            before = sys.getprofile()
+            sys.setprofile(profile)
+            try: return fn(*args)
+            finally: sys.setprofile(before)
+        run_guarded(watched, copy.deepcopy(args), 5 * seconds)
+        return bool(seen)
+
 class Code:
     "A function, run on hidden cases beside a reference."
     how = say('Define the function in a cell that starts with the line `%%answer`, or hand it to `check`.', '`%%answer`로 시작하는 셀에서 함수를 정의하거나, 함수를 `check`에 넘겨 주세요.')
@@ -831,12 +982,15 @@ class Code:
                  reference, # the right function
                  faults: list = (), # (wrong function, saying): known faults, recognised by what they return
                  checks: list = (), # (function of the learner's function -> bool, saying): further demands, run when all cases pass
+                 looks: list = (), # (function of all results and all expected results -> bool, saying): faults recognised by how the two differ
+                 ready: ReadyMade | None = None, # what must not do the work
                  show: bool = True, # may the failing input be shown?
                  seconds: float = 2., # time allowed per case
                  rtol: float = 1e-4, # relative tolerance
                  atol: float = 1e-6, # absolute tolerance
                 ):
         self.name, self._cases, self._reference, self._faults, self._checks = name, cases, reference, faults, checks
+        self._looks, self._ready = looks, ready
         self._show, self._seconds, self._tol = show, seconds, dict(rtol=rtol, atol=atol)
     def reads(self, answer) -> bool:
         "Is it a function?"
@@ -847,6 +1001,9 @@ class Code:
         at = say(f'Input: `{shown}`.', f'입력: `{shown}`.') if self._show else None
         if ran.late: return Judgement('error in your code', 0, join(say(f'The function was still running after {self._seconds:g} seconds: is there a loop that never ends?', f'{self._seconds:g}초가 지나도 끝나지 않아요. 끝나지 않는 반복문이 있나요?'), at))
         if issubclass(type(ran.error), SystemExit): return Judgement('error in your code', 0, say('The function tries to leave Python or to ask for input; it should return its result.', '함수가 파이썬을 끝내거나 입력을 기다려요. 결과를 반환해야 해요.'))
+        if isinstance(ran.error, SyntaxError):
+            line = ran.error.lineno if type(ran.error.lineno) is int else '?'
+            return Judgement('error in your code', 0, say(f'Python cannot read this (line {line}). Leave out explanations and write the function only.', f'파이썬으로 읽을 수 없어요({line}행). 설명은 빼고 함수만 적어 주세요.'))
         if ran.error is not None:
             what = _describe(ran.error)
             return Judgement('error in your code', 0, join(say(f'Your code raised `{what}`.', f'코드에서 `{what}` 오류가 났어요.'), at))
@@ -858,7 +1015,7 @@ class Code:
         if not self.reads(answer):
             return Judgement('wrong type', 0, say(f'A function, please: define `{self.name}` in a cell that starts with `%%answer`, or hand over the function itself, without quotes and without calling it.',
                                                 f'함수로 답해 주세요. `%%answer`로 시작하는 셀에서 `{self.name}` 함수를 정의하거나, 따옴표도 괄호도 없이 함수 자체를 넘겨 주세요.'))
-        fn, passed, first, got = answer.fn, 0, None, []
+        fn, passed, first, got, expected = answer.fn, 0, None, [], []
         cases = self._cases()
         if not _takes(fn, len(cases[0])): return Judgement('wrong', 0, join(NOT_YET, say(f'`{self.name}` is called with {len(cases[0])} argument{"s" if len(cases[0]) > 1 else ""}, as the question says.', f'`{self.name}`에는 질문에 적힌 대로 인자 {len(cases[0])}개가 들어가요.')))
         for args in cases:
@@ -870,9 +1027,11 @@ class Code:
                 return Judgement('wrong', 0, join(NOT_YET, say('The function changes its inputs; work on a copy, or make a new object.', '함수가 입력을 바꿔요. 복사본에서 계산하거나 새로 만드세요.')))
             value = plain(ran.value)
             got.append(value)
-            if bad is None and same(value, plain(self._reference(*copy.deepcopy(args))), **self._tol): passed += 1
+            expected.append(plain(self._reference(*copy.deepcopy(args))))
+            if bad is None and same(value, expected[-1], **self._tol): passed += 1
             elif first is None: first = bad or self._differs(args, value)
         if passed == len(cases):
+            if self._ready and self._ready.does_the_work(fn, cases[-1], self._seconds): return Judgement('partly', .5, self._ready.message)
             for test, message in self._checks:
                 ran = run_guarded(test, (fn,), self._seconds * 2)
                 if ran.value is not True: return Judgement('partly', .75, join(ALMOST, message))
@@ -880,10 +1039,14 @@ class Code:
         for wrong, message in self._faults:
             with contextlib.suppress(Exception):
                 if all(same(v, plain(wrong(*copy.deepcopy(a))), **self._tol) for v, a in zip(got, cases)): return Judgement('wrong', 0, join(NOT_YET, message))
+        for look, message in self._looks:
+            with contextlib.suppress(Exception):
+                if look(got, expected): return Judgement('wrong', 0, join(NOT_YET, message))
         if not passed or first.state == 'error in your code': return first
         state = 'partly' if 2 * passed >= len(cases) else 'wrong'
         some = say(f'{passed} of {len(cases)} hidden cases {"passes" if passed == 1 else "pass"}.', f'숨은 사례 {len(cases)}개 가운데 {passed}개가 통과했어요.')
-        return Judgement(state, passed / len(cases) if state == 'partly' else 0, join(SOME if state == 'partly' else None, some, first.message))
+        rest = {l: first.message[l].removeprefix(NOT_YET[l]).strip() for l in LANGS}
+        return Judgement(state, passed / len(cases) if state == 'partly' else 0, join(SOME if state == 'partly' else NOT_YET, some, rest))
     def _differs(self, args, value):
         if not self._show: return Judgement('wrong', 0, NOT_YET)
         shown, mine = _short(', '.join(map(_show, args)), 160), _short(_show(value), 80)
@@ -953,6 +1116,7 @@ class Pattern:
         if not isinstance(answer, str): return Judgement('wrong type', 0, say('A regular expression as text, please.', '정규 표현식을 문자열로 적어 주세요.'))
         text = answer.strip()
         if m := re.fullmatch(r'''r?(["'`])(.*)\1''', text, re.S): text = m[2]
+        if re.search(r'\bre\.\w+\(|\bdef \w+\(|\bimport re\b', text): return Judgement('wrong type', 0, say('Only the pattern, please, without the call around it.', '함수 호출은 빼고 패턴만 적어 주세요.'))
         if not 0 < len(text) <= 300: return Judgement('wrong type', 0, say('A pattern of up to 300 characters, please.', '300자 이내의 패턴으로 적어 주세요.'))
         ran = _groups(text, [n for n, _ in self._cases])
         if ran.late: return Judgement('error in your code', 0, say('The pattern takes too long: a repeat inside a repeat, such as (a+)+, tries every way to split the name.', '패턴이 너무 오래 걸려요. (a+)+처럼 반복 안에 반복이 있으면 나눌 수 있는 모든 경우를 시도해요.'))
@@ -1119,7 +1283,7 @@ def _record(id, **news):
             else: q['own'] = score
     store.change(step)
 
-# %% ../nbs/workshop/14_quiz.ipynb #d7ff3346
+# %% ../nbs/workshop/14_quiz.ipynb #249d01c5
 class Question:
     "One question: `check(answer)`, `hint()`, `solution()`, `explain()`, `mark(1, 3)`, `disagree('why')`."
     def __init__(self,
@@ -1202,7 +1366,7 @@ class Question:
             return file, file + (f' § {number[0]}' if number else '')
         return f"{file}#{heading.replace(' ', '-')}", f'{file}: {heading}'
 
-    def mark(self, *ticks: int, # the numbers of the listed ideas that your answer holds
+    def mark(self, *ticks: int, # the numbers of the listed ideas that your answer holds, as numbers or as text
              lang: str | None = None, # language of the reply
             ) -> Result:
         "Mark an answer yourself, after a reply of `unsure`; the progress says that it was you."
@@ -1211,7 +1375,11 @@ class Question:
         ideas_ = verdict.ticks if verdict else []
         if not verdict or verdict.state != 'unsure' or not ideas_:
             return Result(self.id, 'not attempted', 0, say('There is nothing to mark: that is for answers that could not be judged.', '스스로 채점할 답이 없어요. 제가 판단하기 어려웠던 답에만 쓸 수 있어요.')[lang], lang=lang)
-        got = {t for t in map(plain, _flat(plain(list(ticks)))) if type(t) is int and 1 <= t <= len(ideas_)}
+        given = [int(t) if isinstance(t, str) and re.fullmatch(r'\s*\d{1,3}\s*', t) else t for t in _flat(plain(list(ticks)))]
+        got = {t for t in given if type(t) is int and 1 <= t <= len(ideas_)}
+        if given and not got:
+            return Result(self.id, 'unsure', 0, say(f'The list has the numbers 1 to {len(ideas_)}; mark those that your answer holds, such as mark(1). Without a number, mark() says that it holds none.',
+                                                    f'목록에는 1부터 {len(ideas_)}까지의 번호가 있어요. 답에 들어 있는 것의 번호를 mark(1)처럼 적어 주세요. 아무것도 없으면 mark()라고 적어 주세요.')[lang], lang=lang)
         score = min(1., len(got) / verdict.need)
         state = 'right' if score == 1 else 'partly' if got else 'wrong'
         _record(self.id, state=state, score=score, by='self')
@@ -1225,9 +1393,10 @@ class Question:
         lang = language(lang)
         if self._last is None: return Note(say('Check an answer first.', '먼저 답을 확인해 보세요.')[lang])
         given, verdict = self._last
+        why = plain(why)
+        if why is None or isinstance(why, str) and not why.strip(' .…'): return Note(say("Say in a few words what you think is right, such as disagree('my answer says the same in other words').", "어떤 점이 맞다고 생각하는지 짧게 적어 주세요. 예: disagree('같은 뜻을 다른 말로 적었어요')")[lang])
         from ch5clf import __version__
         shown = _short(given if isinstance(given, str) else _show(given), 1500)
-        why = plain(why)
         case = dict(id=self.id, answer=shown, state=verdict.state, score=verdict.score, why=_short(why if isinstance(why, str) else _show(why), 1500), version=__version__, when=_now())
         store.change(lambda d: d['disagreements'].append(case) or d.update(disagreements=d['disagreements'][-200:]))
         return Note(say('Kept. Nothing was sent. If you like, open an issue with this text:', '기록해 두었어요. 어디에도 보내지 않았어요. 원하면 아래 글로 이슈를 열어 주세요.')[lang] +
@@ -1299,9 +1468,13 @@ class Bank:
         if _fill_empty not in shell.input_transformers_cleanup: shell.input_transformers_cleanup.insert(0, _fill_empty)
 
     def _magic(self, line, cell=''):
-        "`%%answer q10` or `%%answer q10 ko`: the cell below the first line is the answer, without quotes."
+        "`%%answer q10` or `%%answer q10 ko`: the cell below the first line is the answer, without quotes; a language named here stays until another one is."
         id, *words = line.split() or ['']
-        lang = next((w.removeprefix('lang=').strip('\'"') for w in words if w.removeprefix('lang=').strip('\'"') in LANGS), None)
+        asked = [w.removeprefix('lang=').strip('\'"').lower() for w in words]
+        if odd := next((w for w in asked if w not in LANGS), None):
+            return Note(say(f'{_short(odd, 30)!r} is no language of this course. Write en or ko after the id, such as %%answer q10 ko, or nothing.', f'{_short(odd, 30)!r}라는 언어는 없어요. %%answer q10 ko처럼 en이나 ko를 적거나 비워 두세요.')[language()])
+        if asked: _heard['chosen'] = asked[-1]
+        lang = asked[-1] if asked else None
         if id.lower() not in self._all and not re.fullmatch(r'q?\d+b?', id.lower()):
             return Note(say(f'No question is called {_short(id, 30)!r}. Write %%answer and an id, such as %%answer q10.', f'{_short(id, 30)!r}라는 질문은 없어요. %%answer q10처럼 적어 주세요.')[language(lang)])
         try: question = self[id]
@@ -1319,11 +1492,22 @@ def _fill_empty(lines):
     if lines and lines[0].startswith('%%answer') and not ''.join(lines[1:]).strip(): return [lines[0].rstrip('\n') + '\n', '...\n']
     return lines
 
+_offered = dict(torch='torch', F='torch.nn.functional', np='numpy', re='re', math='math', Path='pathlib:Path', L='fastcore.foundation:L')
+
+def _offer(cell, space):
+    "The usual imports, for a cell that names them in a notebook that has not made them."
+    import importlib
+    for name, source in _offered.items():
+        if name in space or not re.search(rf'(?<![\w.]){name}\b', cell): continue
+        module, _, part = source.partition(':')
+        with contextlib.suppress(ImportError): space[name] = getattr(importlib.import_module(module), part) if part else importlib.import_module(module)
+
 def _defined(cell, name):
     "Runs a cell that defines `name` in the notebook's namespace and returns what it defines; a cell that fails gives a function that fails in the same way."
     shell = _shell()
     space = shell.user_ns if shell else {}
     before = space.pop(name, None)
+    _offer(cell, space)
     def run():
         source = shell.transform_cell(cell) if shell else cell
         exec(compile(source, '<answer>', 'exec'), space)
@@ -1337,7 +1521,7 @@ def _defined(cell, name):
         return failed
     return Foreign('cell')  # a cell that defines no such function
 
-# %% ../nbs/workshop/14_quiz.ipynb #36005513
+# %% ../nbs/workshop/14_quiz.ipynb #22cbe9d8
 class Report:
     "Progress as a table and a picture; `next`, `reread`, `rows`, `csv(path)`."
     def __init__(self,
@@ -1349,28 +1533,31 @@ class Report:
         self.rows = [self._row(q, known.get(id)) for id, q in bank.items()]
         tried = [r for r in self.rows if r['tries'] or r['state'] != 'not attempted']
         self.next = [r['id'] for r in sorted(tried, key=self._weakness, reverse=True)[:3]]
-        self.reread = list(dict.fromkeys((bank[r['id']]._where() if bank[r['id']].section else ('', bank[r['id']].topic[lang])) for r in tried if r['state'] != 'right'))
+        self.reread = list(dict.fromkeys(bank[r['id']]._where() for r in tried if r['state'] != 'right' and bank[r['id']].section))
         self.notice = store.take_notice()
     def _row(self, q, s):
         s = s or dict(tries=0, hints=0, solution=False, state='not attempted', last=0., best=0., own=0., by='', first='', when='')
-        score = s['own'] if s['by'] == 'self' else s['last']
-        return dict(id=q.id, topic=q.topic[self.lang], state=s['state'], score=score, best=s['best'], by=s['by'], tries=s['tries'], hints=s['hints'], solution=s['solution'], first=s['first'], when=s['when'])
+        state, score, by = s['state'], s['own'] if s['by'] == 'self' else s['last'], s['by']
+        last = score
+        if (top := max(s['best'], s['own'])) > 0: state, score, by = 'right' if top >= 1 else 'partly', top, 'judged' if s['best'] >= s['own'] else 'self'
+        return dict(id=q.id, topic=q.topic[self.lang], state=state, score=score, best=s['best'], last=last, by=by, tries=s['tries'], hints=s['hints'], solution=s['solution'], first=s['first'], when=s['when'])
     def _weakness(self, r):
         try: days = (datetime.now().astimezone() - datetime.fromisoformat(r['when'])).days
         except (ValueError, TypeError): days = 0
-        return 1 - r['score'] + .15 * min(r['hints'], 3) + .1 * r['solution'] + .2 * (r['by'] == 'self') + max(0, min(days, 14)) / 28
+        return 1 - r['last'] + .15 * min(r['hints'], 3) + .1 * r['solution'] + .2 * (r['by'] == 'self') + max(0, min(days, 14)) / 28
     def _totals(self):
         judged = sum(r['state'] == 'right' and r['by'] == 'judged' for r in self.rows)
         own = sum(r['state'] == 'right' and r['by'] == 'self' for r in self.rows)
-        return say(f'{judged} of {len(self.rows)} right, judged; {own} more marked by yourself.', f'{len(self.rows)}개 가운데 {judged}개를 맞혔어요. 스스로 맞았다고 표시한 것이 {own}개 더 있어요.')[self.lang]
+        more = say(f' {own} more marked by yourself.', f' 스스로 맞았다고 표시한 것이 {own}개 더 있어요.') if own else say('', '')
+        return say(f'{judged} of {len(self.rows)} right.', f'{len(self.rows)}개 가운데 {judged}개를 맞혔어요.')[self.lang] + more[self.lang]
     def _after(self):
         if not self.next: return [say('Nothing is answered yet.', '아직 답한 질문이 없어요.')[self.lang]]
         out = [say('Start the next day with: ', '다음 날 처음에 풀어 볼 질문: ')[self.lang] + ', '.join(self.next)]
         if self.reread: out.append(say('Worth rereading: ', '다시 읽어 볼 곳: ')[self.lang] + '; '.join(t for _, t in self.reread))
         return out + ([self.notice] if self.notice else [])
     def _cells(self, r):
-        by = {'judged': say('judged', '채점'), 'self': say('by yourself', '스스로')}.get(r['by'], say('', ''))[self.lang]
-        return [r['id'], r['topic'], f"{_marks[r['state']]} {_labels[r['state']][self.lang]}", f"{r['score']:.2f}" if r['by'] else '', by, str(r['tries'] or ''), str(r['hints'] or '')]
+        by = {'judged': say('judged', '자동'), 'self': say('by yourself', '스스로')}.get(r['by'], say('', ''))[self.lang]
+        return [r['id'], r['topic'], f"{_marks[r['state']]} {_label(r['state'], r['score'], self.lang)}", f"{r['score']:.2f}" if r['by'] else '', by, str(r['tries'] or ''), str(r['hints'] or '')]
     _heads = {'en': ['', 'topic', 'state', 'score', 'by', 'tries', 'hints'], 'ko': ['', '주제', '상태', '점수', '채점', '시도', '힌트']}
     def __repr__(self):
         rows = [self._heads[self.lang]] + [self._cells(r) for r in self.rows if r['state'] != 'not attempted' or r['hints']]
@@ -1385,7 +1572,7 @@ class Report:
         for i, r in enumerate(self.rows):
             x, y = i % per_row * size + 2, i // per_row * size + 2
             colour, dash = _colours[r['state']], 'stroke-dasharray="4 2"' if r['by'] == 'self' else ''
-            cells.append(f'<g><title>{html.escape(r["id"] + ": " + r["topic"] + ", " + _labels[r["state"]][self.lang])}</title><rect x="{x}" y="{y}" width="{size - 6}" height="{size - 6}" rx="4" fill="{colour}" fill-opacity="{.12 + .5 * r["score"]:.2f}" '
+            cells.append(f'<g><title>{html.escape(r["id"] + ": " + r["topic"] + ", " + _label(r["state"], r["score"], self.lang))}</title><rect x="{x}" y="{y}" width="{size - 6}" height="{size - 6}" rx="4" fill="{colour}" fill-opacity="{.12 + .5 * r["score"]:.2f}" '
                          f'stroke="{colour}" stroke-width="2" {dash}/><text x="{x + 20}" y="{y + 16}" font-size="11" text-anchor="middle" fill="currentColor">{r["id"]}</text>'
                          f'<text x="{x + 20}" y="{y + 33}" font-size="14" text-anchor="middle" fill="currentColor">{_marks[r["state"]]}</text></g>')
         rows = -(-len(self.rows) // per_row)
@@ -1396,7 +1583,7 @@ class Report:
         body = ''.join('<tr>' + ''.join(f'<td style="text-align:left">{_as_html(c)}</td>' for c in self._cells(r)) + '</tr>' for r in shown)
         links = ', '.join(f'<a href="{html.escape(l)}">{html.escape(t)}</a>' if l else html.escape(t) for l, t in self.reread)
         after = [html.escape(o) for o in self._after()]
-        if links and len(after) > 1: after[1] = html.escape(say('Worth rereading: ', '다시 읽어 볼 곳: ')[self.lang]) + links
+        if links: after[1] = html.escape(say('Worth rereading: ', '다시 읽어 볼 곳: ')[self.lang]) + links
         return f'<div><p>{html.escape(self._totals())}</p>{self.svg()}' + (f'<table><tr>{head}</tr>{body}</table>' if shown else '') + ''.join(f'<p>{o}</p>' for o in after) + '</div>'
     def csv(self, path: str | Path # where to write; a spreadsheet opens it, Hangul included
            ) -> Path:
@@ -1408,7 +1595,7 @@ class Report:
             out.writerows(self.rows)
         return path
 
-# %% ../nbs/workshop/14_quiz.ipynb #1cc8c7c4
+# %% ../nbs/workshop/14_quiz.ipynb #27c5913e
 _commands = {'hint': 'hint', '힌트': 'hint', 'solution': 'solution', '풀이': 'solution', 'explain': 'explain', '설명': 'explain', 'skip': 'skip', '건너뛰기': 'skip', 'quit': 'quit', 'exit': 'quit', '그만': 'quit'}
 
 def terminal(bank: Bank, # the questions
@@ -1419,7 +1606,7 @@ def terminal(bank: Bank, # the questions
     lang = language(lang)
     known = store.read()['questions']
     chosen = [ids] if isinstance(ids, str) else list(ids or [])
-    try: chosen = [bank[i] for i in chosen] or [q for i, q in bank.items() if known.get(i, {}).get('state') != 'right']
+    try: chosen = [bank[i] for i in chosen] or [q for i, q in bank.items() if known.get(i, {}).get('best', 0) < 1 and known.get(i, {}).get('state') != 'right']
     except KeyError as e:
         print(e.args[0], file=sys.stderr)
         return 2

@@ -4,8 +4,8 @@ import json, random, re, time
 from pathlib import Path
 
 import pytest
-from ch5clf.ideas import READ, bind, is_word_list, judge, language_of, normalise
-from ch5clf.rubrics import lexicon, rubrics
+from ch5clf.ideas import READ, judge, language_of, normalise
+from ch5clf.rubrics import rubrics
 
 HERE = Path(__file__).parent
 CASES = {q: c for f in ('quiz_cases_text.json', 'idea_cases_free.json') for q, c in json.loads((HERE/f).read_text(encoding='utf-8')).items()}

@@ -301,6 +301,10 @@ def test_self_marking_is_kept_apart():
     q.mark(1, 3)
     s = quiz.store.read()['questions'][q.id]
     assert s['by'] == 'self' and s['own'] == 1 and s['best'] == 0 and s['tries'] == 0
+    q._last = 'an answer', quiz.Judgement('unsure', 0, quiz.say('', ''), ticks, 2)
+    assert q.mark('1', ' 3 ', lang='en').ok
+    r = q.mark(4, lang='ko')
+    assert r.state == 'unsure' and '1부터 3까지' in r.message and quiz.store.read()['questions'][q.id]['own'] == 1
     rep = questions.progress('en')
     assert 'by yourself' in repr(rep) and '1 more marked' in repr(rep)
     q._last = 'x', quiz.Judgement('right', 1)
@@ -310,6 +314,7 @@ def test_self_marking_is_kept_apart():
 def test_disagree_keeps_the_case_and_sends_nothing(own_folder):
     q = questions['q22']
     q.check('the colour of the box')
+    assert '짧게 적어' in q.disagree(lang='ko').text and not json.loads((own_folder / 'progress.json').read_text(encoding='utf-8'))['disagreements']
     note = q.disagree('I meant depth', lang='en').text
     assert 'q22' in note and 'I meant depth' in note and 'the colour of the box' in note and 'Nothing was sent' in note
     kept = json.loads((own_folder / 'progress.json').read_text(encoding='utf-8'))['disagreements']
@@ -321,8 +326,40 @@ def test_language_of_the_reply(monkeypatch):
     assert q.check('이미지 크기가 달라요').message.startswith('아직이에요')
     assert q.check('the image size differs').message.startswith('Not yet')
     assert q.check('the image size differs', lang='ko').message.startswith('아직이에요')
+    assert q.check('이미지 크기가 달라요').lang == 'ko'
+    for given in ('dls.show_batch(max_n=9)', 'log_softmax then nll_loss', '3e-4, 3e-4', 'b', 'b d c a', 'larger pictures', r'^(.+)_\d+\.jpg$', [1, 2]): assert q.check(given).lang == 'ko', given
+    assert q.check('the image size differs').lang == 'en' and q.check('b').lang == 'en'
     monkeypatch.setenv('CH5CLF_LANG', 'ko')
     assert q.check('the image size differs').message.startswith('아직이에요')
+
+
+def test_the_best_try_counts():
+    for given in ('c', 'a'): questions['r01'].check(given)
+    questions['x03'].check('a')
+    rep = questions.progress('ko')
+    row = next(r for r in rep.rows if r['id'] == 'r01')
+    assert (row['state'], row['score'], row['last']) == ('right', 1, 0) and '1개를 맞혔어요.' in repr(rep) and '0개 더' not in repr(rep) and '자동' in repr(rep)
+    assert [l for l, _ in rep.reread] == ['01_loss.ipynb#9.-Beside-squared-error'] and '다시 읽어' in rep._repr_html_()  # r01 has no section
+    assert '→' not in str(questions['r01'].explain('ko')) + questions['r01'].explain('ko')._repr_html_()
+
+
+def test_less_than_half_is_some():
+    r = questions['t03'].check('a', lang='ko')
+    assert r.score < .5 and '일부' in repr(r) and '거의' not in repr(r)
+    assert '거의' in repr(questions['m05'].check('38.5', lang='ko'))
+
+
+def test_a_ready_made_function_is_no_answer():
+    import torch, torch.nn.functional as F
+    from torch import softmax as fetched
+    from ch5clf import loss
+    for id, given in [('t02', F.cross_entropy), ('t02', torch.nn.CrossEntropyLoss()), ('t02', loss.cross_entropy), ('t01', F.softmax), ('t01', loss.softmax), ('t01', lambda x: fetched(x, 1)), ('x01', loss.cross_entropy_grad)]:
+        r = questions[id].check(given, lang='ko')
+        assert r.state == 'partly' and '값은 맞지만' in r.message, (id, given, r)
+    box = []
+    t = threading.Thread(target=lambda: box.append(questions['t01'].check(lambda x: x.softmax(1))))
+    t.start(); t.join(30)
+    assert box[0].state == 'partly' and sys.getprofile() is None
 
 
 def test_report_csv_and_old_questions(tmp_path):
@@ -481,6 +518,11 @@ for _ in range(2):
     assert "미응답" in str(s.run("%%answer r01"))
     assert "error in your code" in str(s.run("%%answer q05 en\\ndef photo_names(folder)\\n  return 1"))
     assert "No question is called" in str(s.run("%%answer nonsense\\nx"))
+    assert "no language of this course" in str(s.run("%%answer r01 fr\\nc"))
+    out = s.run("%%answer t01 ko\\ndef softmax(x):\\n    e = torch.exp(x - x.amax(1, keepdim=True))\\n    return e / e.sum(1, keepdim=True)")
+    assert "맞았어요" in str(out), out
+    assert "파이썬으로 읽을 수 없어요(1행)" in str(s.run("%%answer q05\\nHere is my answer\\ndef photo_names(folder): return []"))
+    assert "한글 자판" in str(s.run("%%answer r01\\nㅁ")) and "np" not in s.user_ns
     assert s.exc is None
 '''
     pytest.importorskip('execnb')

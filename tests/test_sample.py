@@ -38,7 +38,7 @@ def script(dest, per_breed=8):
 def test_an_interruption_leaves_no_half_made_set(tmp_path, sig):
     dest = tmp_path/'set'
     p = subprocess.Popen(script(dest, 200), start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while not any(tmp_path.glob('.drawing-*/images/*.jpg')): time.sleep(.05)
+    while not any(tmp_path.glob('.ch5clf-drawing-*/images/*.jpg')): time.sleep(.05)
     os.killpg(p.pid, getattr(signal, sig))
     p.wait()
     assert not dest.exists()
