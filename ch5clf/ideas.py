@@ -110,13 +110,13 @@ class Lexicon:
         for m in re.finditer(r'[a-z][a-z0-9_]{2,40}', text):
             if m[0] != name and _distance(m[0].replace('_', ''), name.replace('_', ''), 2) <= 2: return m
 
-# %% ../nbs/workshop/18_ideas.ipynb #292c49b2
+# %% ../nbs/workshop/18_ideas.ipynb #fbd2a75a
 _SENTENCE = re.compile(rf'[;\n!•]+|(?<!\?)\?(?!\?)(?=\s|$)|(?<![0-9])\.(?=\s|$)|(?<=[{_H}a-z\]\)])\.(?=[{_H}]|\s|$)|(?<=[다요함음됨임])\.')
 _CLAUSE = re.compile(r',(?!\d)|:(?=\s)|(?<=\d),(?=\s)|(?<![a-z])(?:but|while|whereas|then|because|since|although|though|so that|so|and|which|where|when|if|or)(?![a-z_.])'
     rf'|(?<=[{_H}])(?:고|며|면서|지만|는데|은데|인데|한데|니까|므로|기\s?때문|어서|아서|해서|[이수]라|라서|여서)(?=[\s,]|$)|(?<![{_H}])(?:그리고|하지만|반면|반대로|그러나|그래서|그다음|다음|이후|왜냐)')
 _ASKS = re.compile(rf'(?:(?<![a-z])(?:why|what|how|which|who)(?![a-z])|왜|무엇|어떻게|어떤|무슨|뭐|뭘)(?:[^?]*\s)?[^?\s]*[^?]\?(?!\?)')  # a question put back is no answer, nor is a word to the judge
 _PLEADS = re.compile(r'ignore (?:all |the )?(?:previous|above|prior)|(?<![a-z])grad(?:ing|er)(?![a-z])|label ?=|mark (?:this|it|me) (?:as )?(?:right|correct)|이전 ?지시|채점|정답으로 ?(?:처리|간주|표시)')
-_NOT_NOT = re.compile(r"not only|without (?:the |any )?(?:parenthes\w*|brackets?|calling)|괄호\s?없|not just|not merely|no matter|(?:뿐|만)\s?(?:만\s?)?(?:이\s?)?아니|수\s?밖에\s?없|상관\s?없|관계\s?없|끊임\s?없|틀림\s?없|^아니[요오]?\b|^아니(?=[,.\s])|안\s?(?:에|의|쪽|정|전|으로|내)")
+_NOT_NOT = re.compile(r"not only|without (?:the |any )?(?:parenthes\w*|brackets?|calling)|괄호\s?없|not just|not merely|no matter|(?:뿐|만)\s?(?:만\s?)?(?:이\s?)?아니|밖에\s?(?:없|안|못)|상관\s?없|관계\s?없|끊임\s?없|틀림\s?없|^아니[요오]?\b|^아니(?=[,.\s])|안\s?(?:에|의|쪽|정|전|으로|내)")
 _NOT_EN = re.compile(r"(?<![a-z])(?:not|never|cannot|without|neither|nor|no|none of|rather than|instead of|fails? to|fail|unable|hardly|rarely|nothing)(?![a-z])|n't(?![a-z])|(?<![a-z])(?:dont|doesnt|isnt|cant|wont|arent|didnt)(?![a-z])")
 _NOT_LEFT = re.compile(r'지\s?(?:는\s?|도\s?|를\s?)?(?:않|안|못|말)|(?:을|를|할|될|일|[^\s])\s?수\s?(?:가\s?|는\s?|도\s?)?없|(?:이|가)?\s?아(?:니(?!면)|닌|님|닐|닙)|없(?!애)|안\s?(?:되|됨|된|될)|말고|대신|못\s?(?:하|함|한|해)')
 _NOT_RIGHT = re.compile(rf'(?<![{_H}])(?:안|못)(?=\s?[{_H}])')

@@ -166,7 +166,7 @@ _blank = re.compile(r"[\s.…_\-]*|(i\s+)?(do not|don'?t|dont)\s+know( (yet|this
 def _not_attempted(x):
     return x is None or isinstance(x, str) and bool(_blank.fullmatch(x.strip().rstrip('.!~'))) or isinstance(x, (list, dict)) and not x
 
-# %% ../nbs/workshop/14_quiz.ipynb #247a3af4
+# %% ../nbs/workshop/14_quiz.ipynb #02149ad0
 _super = str.maketrans('⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺', '0123456789-+')
 _number = re.compile(r'''(?<![A-Za-z0-9_.])(?P<sign>[-+]\s?)?(?P<m>\d+(?:\.\d*)?|\.\d+)(?:[eE](?P<e>[-+]?\d{1,4}))?
     (?:\s*[×x*·]\s*10\s*(?:\^|\*\*)\s*\(?\s*(?P<t>[-+]?\d{1,4})\)?|(?:\^|\*\*)\s*\(?\s*(?P<p>[-+]?\d{1,4})\)?|\s*/\s*(?P<d>\d+(?:\.\d+)?))?
@@ -221,6 +221,7 @@ def formula(text: str, # one formula, tidied
 def _formulas(text, unit, units):
     "The values of formulas separated by commas or semicolons, each with its unit, and whether they are more than signs and fractions; None if a part is none."
     out, strong = [], False
+    if m := re.fullmatch(r'[\[({]([^\[\](){}]*(?:\([^()]*\)[^\[\](){}]*)*)[\])}]', text.strip()): text = m[1]
     for part in re.split(r'\s*[;,\n]\s*', text.strip().strip(';,')):
         factor, m = 1., re.search(r'(?<=[\d)])\s*(%|퍼센트|percent)\s*(?:이에요|예요)?\.?$', part)
         if m: part, factor = part[:m.start()], .01
@@ -276,7 +277,7 @@ def close(a: float, # given
     if math.isinf(a) or math.isinf(b): return a == b
     return abs(a - b) <= max(atol, rtol * abs(b))
 
-# %% ../nbs/workshop/14_quiz.ipynb #3122f6a6
+# %% ../nbs/workshop/14_quiz.ipynb #0620ecad
 class Judgement:
     "What a kind says to an answer, before it becomes a `Result`."
     def __init__(self,
@@ -310,7 +311,7 @@ def missing(found: list, # sayings: what is right already
         else: out[l] = (f"맞은 부분: {', '.join(f)}. " if f else '') + (f"{n}가 빠졌어요: {', '.join(m)}." if m else '')
     return {l: o.strip() for l, o in out.items()}
 
-_fillers = re.compile(r"\b(and|answer|answers|is|are|the|option|options|choice|only|just|it's|its|i|think|my|both|first|then|next|last|finally|right|true|correct|holds?|one)\b|정답|순서|순으로|차례|먼저|다음|맞아요|맞는|맞다고|맞음|옳아요|같아요|같습니다|것|생각해요|생각합니다|고를게요|골라요|골랐어요|제 |답은|답|선택지|선택|보기|그리고|하고|이랑|랑|와|과|번째|번|이에요|예요|입니다|이요|요|임|은|는|만|[\s,;.:/&+()\[\]{}'\"`→>\-]")
+_fillers = re.compile(r"\b(and|answer|answers|is|are|the|option|options|choice|only|just|it's|its|i|think|my|both|first|then|next|last|finally|right|true|correct|holds?|one)\b|정답|순서|순으로|차례|먼저|다음|맞아요|맞는|맞다고|맞음|옳아요|같아요|같습니다|것|생각해요|생각합니다|고를게요|골라요|골랐어요|제 생각에는?|저는|제가|라고|제 |답은|답|선택지|선택|보기|그리고|하고|이랑|랑|와|과|번째|번|이에요|예요|입니다|이요|요|임|은|는|만|[\s,;.:/&+()\[\]{}'\"`→>\-]")
 _ordinals = {w: str(i) for i, (k, e) in enumerate((('첫', ''), ('두', 'second'), ('세', 'third'), ('네', 'fourth'), ('다섯', 'fifth'), ('여섯', 'sixth')), 1)
              for w in (k + ' 번째', k + '번째', dict(두='둘', 세='셋', 네='넷').get(k, k) + '째', e) if w}
 _ordinal = re.compile('|'.join(sorted((w if w[0] > 'z' else rf'\b{w}\b' for w in _ordinals), key=len, reverse=True)))
@@ -363,7 +364,7 @@ class Choice:
         return hits or self._begins(str(answer)) or self._several(str(answer))
     def _begins(self, text):
         "The one option that begins with these words, four letters or two syllables at least."
-        words = re.sub(r'(이에요|예요|입니다|요)$', '', _squash(text))
+        words = re.sub(r'(노트북)?(이에요|예요|입니다|이요|요)?$', '', _squash(text))
         if len(words) < (2 if any('가' <= c <= '힣' for c in words) else 4): return None
         hits = [chr(97 + i) for i, o in enumerate(self.options) if any(_squash(v).startswith(words) for v in o.values())]
         return hits if len(hits) == 1 else None

@@ -8,14 +8,14 @@ __all__ = ['lexicon', 'rubrics']
 # %% ../nbs/workshop/19_rubrics.ipynb #8be48f36
 from .ideas import Idea, Misconception, Rubric, Lexicon, judge
 
-# %% ../nbs/workshop/19_rubrics.ipynb #f6a287a2
+# %% ../nbs/workshop/19_rubrics.ipynb #c9867e53
 _things = dict(
     CPU=('cpus?', 'cpu|씨피유|시피유'),
     GPU=('gpus?|graphics cards?|cuda', 'gpu|지피유'),
     EARLY=('early|earl(?:ier|iest)|first|initial|lower layers?|lowest layers?|low level|shallow*|front|bottom|inputs?|beginning of the (?:network|model)|start of the (?:network|model)|input (?:side|end|layers?)|near*(?: to)? the input|close*(?: to)? the input|body|backbone|base layers?|pretrained (?:layers?|part|weights|body)|layers? near the input|beginning layers?|near*(?: \\w+){0,4}? to the (?:pixels?|inputs?|images?|start|front)|close*(?: \\w+){0,4}? to the (?:pixels?|inputs?|images?|start|front)|stem|base|starting layers?|(?:pretrained|old|existing) ones|old layers',
-           '초기|초반|앞쪽|앞부분|앞단|^앞(?:의|층|레이어|은|이|일수록|으로)|^앞(?=\\s|에|부터)|처음|^첫|하위|아래쪽|아래층|얕은|입력 ?가까|입력 ?(?:쪽|층|단|에 가까|에 가깝|과 가까)|저수준|백본|바디|몸통|전반부|사전 ?학습된 (?:층|레이어|부분|가중치|모델)|early|입력 ?(?:근처|부근|옆)|픽셀(?:에)? ?가까|앞 ?(?:그룹|블록)|시작 ?(?:부분|층|쪽)|밑바닥|밑단|(?:제일|가장|맨) ?앞'),
+           '초기|초반|앞쪽|앞부분|앞단|^앞(?:의|층|레이어|은|이|일수록|으로)|^앞(?=\\s|,|[.]|에|부터)|처음|^첫|하위|아래쪽|아래층|얕은|입력 ?가까|입력 ?(?:쪽|층|단|에 가까|에 가깝|과 가까)|저수준|백본|바디|몸통|전반부|사전 ?학습된 (?:층|레이어|부분|가중치|모델)|early|입력 ?(?:근처|부근|옆)|픽셀(?:에)? ?가까|앞 ?(?:그룹|블록)|시작 ?(?:부분|층|쪽)|밑바닥|밑단|(?:제일|가장|맨) ?앞'),
     LATE=('with depth|deeper into|late|later|latest|last|final|deep|deeper|deepest|outputs?|higher layers?|highest layers?|high level|top|end of the (?:network|model)|output (?:side|end|layers?)|near*(?: to)? the output|close*(?: to)? the output|heads?|classifier|new layers?|newly added|layers? near the output|toward*(?: the)? (?:end|output)|near*(?: \\w+){0,4}? to the (?:outputs?|answers?|end|predictions?|top)|close*(?: \\w+){0,4}? to the (?:outputs?|answers?|end|predictions?|top)|ending layers?|back|new ones|upper layers?',
-          '깊이에 ?따라|끝(?= ?(?:레이어|층))|후기|후반|뒤쪽|뒷부분|뒷단|뒷층|^뒤(?:의|로|층|레이어|는|일수록|가)|^뒤(?=에|부터)|뒷쪽|나중|마지막|^맨 ?끝|끝(?:쪽|부분|층|단|의)|상위|위쪽|윗층|깊은|깊어|출력 ?가까|출력 ?(?:쪽|층|단|에 가까|에 가깝)|최종|헤드|머리|새로|새 (?:층|레이어)|고수준|분류기|출력 ?(?:근처|부근|옆)|정답(?:에)? ?가까|뒤 ?(?:그룹|블록)|뒷 ?(?:단|그룹)|맨 ?뒤|꼭대기|(?:제일|가장|맨) ?뒤'),
+          '깊이에 ?따라|끝(?= ?(?:레이어|층))|후기|후반|뒤쪽|뒷부분|뒷단|뒷층|^뒤(?:의|로|층|레이어|는|일수록|가)|^뒤(?=,|[.]|에|부터)|뒷쪽|나중|마지막|^맨 ?끝|끝(?:쪽|부분|층|단|의)|상위|위쪽|윗층|깊은|깊어|출력 ?가까|출력 ?(?:쪽|층|단|에 가까|에 가깝)|최종|헤드|머리|새로|새 (?:층|레이어)|고수준|분류기|출력 ?(?:근처|부근|옆)|정답(?:에)? ?가까|뒤 ?(?:그룹|블록)|뒷 ?(?:단|그룹)|맨 ?뒤|꼭대기|(?:제일|가장|맨) ?뒤'),
     HEAD=('heads?|(?:last|final|new|newly added|added|output|top) (?:linear |few |group |of )*(?:layers?|groups?|parts?|one|linear)|classifier|classification layers?|tail end|randomly? initiali[sz]ed (?:layers?|part|head|weights)|random (?:layers?|part|head|weights)|new part|the last(?= |,|$)|the final(?= one)',
           '헤드|머리|마지막(?!에는|엔|으로|에 |에서)|끝부분|출력부|새로|^새(?= )|분류기|분류층|출력층|최종|끝단|맨 ?뒤|맨 ?끝|head'),
     BODY=('body|backbone|(?:all |the |every )*(?:other|earlier|remaining|previous|lower) (?:layers?|weights|parts?|parameters|ones)|rest|(?:everything|all|every layer|all layers|all the layers|every \\w+|whole \\w+)(?: layers| of it)?(?: else)? (?:but|except|other than|apart from|save)(?: for)? (?:\\w+ ){0,3}?(?:layers?|heads?|one|group|classifier|part)|(?:everything|all|all layers) else|everything else|all other*|the others|pretrained (?:\\w+ )?(?:layers?|part|weights|body|parameters|network|model)|early layers?|encoder|base',
@@ -36,7 +36,7 @@ _things = dict(
     SOFTMAX=('softmax(?: ed)?|soft max', '소프트 ?맥스|softmax'),
 )
 
-# %% ../nbs/workshop/19_rubrics.ipynb #5b01d96d
+# %% ../nbs/workshop/19_rubrics.ipynb #ad72ee24
 _sizes = dict(                                             # q01, q06
     LARGESZ=('large*|big|bigger|biggest|full size|high res*|oversized?|upscale*|generous*', '크게|^큰|^더큰|^큼|^커|^크(?:고|다|며|지|면|기|니|므|도록)|키우|키운|키워|큼직|넉넉'),
     SMALLSZ=('small*|shrink*|shrunk|shrank|tiny|downscale*|downsiz*|reduc* (?:\\w+ )?size', '작게|작은|작아|작고|작을|작다|작음|줄이|줄여|줄인|줄일|축소'),
@@ -50,6 +50,7 @@ _sizes = dict(                                             # q01, q06
     TURN=('rotat*|turn(?:s|ed|ing)?|tilt*|skew*|shear*', '회전|돌리|돌려|돌린|돌릴|기울|rotation|rotate'),
     ZOOM=('zoom*|enlarg*|magnif*|upscal*|upsampl*|scal(?:e|es|ed|ing)(?: ~ up)?|stretch*|blow* up|blown up|resiz*|crops? and resiz*', '확대|줌|키우|키운|늘리|늘려|늘린|늘이|스케일|업샘플|리사이즈|크기 ?(?:를|을)? ?(?:조정|변경|조절|바꾸|바꿀|키우)|zoom'),
     CROP=('crop*|cut*(?: off| out| away)?|clip*', '크롭|자르|잘라|잘린|잘릴|잘려|잘리|crop'),
+    THENGPU=('', '(?:크게|키우|키워|^큰|넉넉)\\S*(?: ?\\S+){0,3}?(?:면|야|서|고) ?(?:gpu|지피유)'),
     IFSMALL=('otherwise|(?:shr[iau]nk*|small*|reduc*|resiz*) (?:\\w+ ){0,6}?(?:first|straight away|right away|directly|immediately|at once)|else', '처음부터|곧바로|바로 ?(?:작|줄)|안 ?그러면|그렇지 ?않으면|그러지 ?않으면|아니면|먼저 ?(?:작|줄)'),
     SAMESIZE=('(?:same|equal|identical|uniform|common|consistent|fixed|one|standard) (?:\\w+ )?(?:sizes?|shapes?|dimensions?|resolution)|equal(?:ly)? sized|same sized|sizes? (?:are |is )?(?:equal|identical|uniform|the same|unif*|match)|uniform|equal in size|all ~ same',
               '(?:같은|동일한|일정한|균일한|한|하나의|똑같은|통일된|공통된?) ?(?:크기|사이즈|해상도|모양)|(?:크기|사이즈|해상도)(?:가|를|을|로)? ?(?:모두 |다 |서로 |전부 )?(?:같|동일|통일|일정|균일|똑같|맞춰|맞추)|(?:크기|사이즈|해상도)\\S* ?제각각'),
@@ -60,7 +61,7 @@ _sizes = dict(                                             # q01, q06
           '한 ?번(?:에|만|의|으로|뿐|이)|단 ?한 ?번|1 ?번|1 ?회|한꺼번에|하나로|합쳐|합성|동시에|한 ?방|단번|한데|결합|통합|한 ?차례|일괄|몰아서|한 ?큐'),
     REPEAT=('repeated(?:ly)?|repeat*|multiple|several|many times|again and again|each time|every time|twice|successive|one after (?:the other|another)|accumulat*|compound*|stack* up',
             '반복|여러 ?(?:번|차례|단계)|매번|계속|두 ?번|번번이|누적|거듭|쌓이|쌓여|각각 따로|따로따로'),
-    INTERP=('guess* (?:\\w+ )?pixel*|pixels? (?:\\w+ ){0,3}?(?:guess*|out of nothing|computed anew|re ?computed)|averag* (?:\\w+ ){0,2}?neighbou?r*|interpol*|resampl*|re sampl*|recalculat*|new pixels?|(?:comput*|estimat*|re ?calculat*) (?:\\w+ ){0,4}?pixels?|pixels? (?:\\w+ ){0,4}?(?:comput*|estimat*|re ?calculat*|invent*|made up)', '보간|다시 ?(?:뽑|계산|샘플)|메꾸|메꾼|메우|만들어 ?낸|인터폴레이션|리샘플|interpolation|재계산|픽셀(?:값)?\\S*(?: ?\\S+)? ?(?:추정|계산|어림|짐작|지어)|(?:추정|짐작|어림)\\S*(?: ?\\S+)? ?(?:픽셀|채우)'),
+    INTERP=('guess* (?:\\w+ )?pixel*|pixels? (?:\\w+ ){0,3}?(?:guess*|out of nothing|computed anew|re ?computed)|averag* (?:\\w+ ){0,2}?neighbou?r*|interpol*|resampl*|re sampl*|recalculat*|(?:comput*|estimat*|re ?calculat*) (?:\\w+ ){0,4}?pixels?|pixels? (?:\\w+ ){0,4}?(?:comput*|estimat*|re ?calculat*|invent*|made up)', '보간|다시 ?(?:뽑|계산|샘플)|메꾸|메꾼|메우|만들어 ?낸|인터폴레이션|리샘플|interpolation|재계산|픽셀(?:값)?\\S*(?: ?\\S+)? ?(?:추정|계산|어림|짐작|지어)|(?:추정|짐작|어림)\\S*(?: ?\\S+)? ?(?:픽셀|채우)'),
     LOSSY=('(?:los[set]*|losing|lost|drop*|degrad*|worse*|poor*|bad|lower*|reduc*|hurt*|destroy*|ruin*|damag*|deteriorat*|suffer*|declin*|less) ~ (?:quality|detail*|information|sharp*|data|resolution|pixels|fidelity|images?|pictures?|photos?)|(?:quality|detail*|information|data|resolution|sharpness|images?|pictures?|photos?|pixels?|it|them) ~ (?:los[set]*|lost|drop*|degrad*|worse*|suffer*|blurr*|fuzz*|soft|smear*|deteriorat*|declin*|low*|reduc*|gone|destroyed|poor*|bad|pixelat*)|blur*|fuzz*|artifact*|artefact*|degrad*|smear*|pixelat*|lossy|jagged|loss of \\w+|softened|grainy|invent* (?:pixels|values|data)|made up pixels|damag*|low* quality|worse quality|bad quality|unsharp|not sharp|(?:quality|details?) (?:\\w+ ){0,2}?(?:suffer*|go down|goes down)',
            '(?:품질|화질|정보|데이터|디테일|세부|해상도|선명도|픽셀|이미지|사진|그림)\\S*(?: ?\\S+)? ?(?:손실|저하|열화|손상|떨어|나빠|나쁜|나쁘|잃|사라|뭉개|깨지|깨져|깨진|줄어|감소|망가|훼손|흐려|흐릿|없어|왜곡|날아|안 ?좋)|흐려|흐릿|흐리|뿌옇|뭉개|열화|깨지|깨져|품질 ?저하|화질 ?저하|정보 ?손실|데이터 ?손실|손실이|계단|블러|아티팩트|선명하지|손상|저하|bad quality|low quality|가짜 ?픽셀|지어낸|(?:화질|품질)\\S* ?(?:안 ?좋|깎)'),
     KEEPQ=('(?:keep*|kept|preserv*|retain*|maintain*|better|higher|protect*|improv*|sav*|good|high) ~ (?:quality|detail*|sharp*|fidelity|information)|(?:quality|details?|sharpness|information) ~ (?:preserved|kept|better|higher|retained|maintained|intact|good)|(?:less|fewer|minimal|minimi[sz]*|avoid*|reduc*|prevent*|no|limit*|without) ~ (?:degradation|quality loss|loss of (?:quality|detail|information)|blur*|artifacts?|artefacts?|information loss|data loss|interpolations?|resampling|quality degradation|damage)|sharper|(?:quality|details?|sharpness|image|picture|photos?) (?:\\w+ ){0,2}?(?:holds?|survives?|stays?|remains?)(?: up| sharp| good| high| intact| crisp| better){0,2}',
@@ -73,7 +74,7 @@ _sizes = dict(                                             # q01, q06
     ACCURATE=('accura*|precis*', '정확'),
 )
 
-# %% ../nbs/workshop/19_rubrics.ipynb #2422e8f3
+# %% ../nbs/workshop/19_rubrics.ipynb #38b079e5
 _forms = dict(                                             # q03, q06, q09
     FILES=('files?|images?|photos?|pictures?|documents?|jpe?gs?|individual items?', '파일|이미지|사진|문서|그림'),
     ODDSUBJECT=('(?:models?|weights?|loss(?:es)?|networks?|optimi[sz]ers?|checkpoints?|code|gradients?)(?= (?:in|into|is|are|as|go|goes|and|lie|lies)(?![a-z]))', '(?:모델|가중치|손실|네트워크|옵티마이저|코드|체크포인트|기울기|학습률)(?= ?(?:은|는|이|가|과|와|랑|도)(?![가-힣]))'),
@@ -81,33 +82,35 @@ _forms = dict(                                             # q03, q06, q09
     FOLDER=('folders?|director(?:y|ies)|subfolders?|filenames?|file names?|paths?', '폴더|디렉터리|디렉토리|파일 ?이름|파일 ?명|경로|하위 ?폴더'),
     NAMED=('(?:folder|file|directory|parent|sub ?folder|their|path) names?|filenames?|named?|names|by (?:class|label|category|folder|breed)|per (?:class|label|category|breed)|each (?:class|label|category|breed)|(?:folders?|director(?:y|ies)) (?:tell*|say*|show*|indicat*|is|are|giv*|represent*|encod*|for each|per|structure|as)|label* ~ (?:folders?|director*|path|filename|file name|names?)|sorted into|organi[sz]ed (?:in|into|by)|grouped|one folder|arranged|in (?:class )?(?:sub)?(?:folders?|director(?:y|ies))',
            '이름|파일명|폴더명|클래스별|레이블별|라벨별|종류별|품종별|클래스마다|품종마다|폴더별|폴더(?:가|로|에|별|를|마다|구조)|디렉(?:터|토)리(?:가|로|에|별|를)|경로'),
-    TABLE=('tables?|tabular|csvs?|tsv|spreadsheets?|data ?frames?|excel|rows?|columns?|parquet|database|annotation files?|sheets?|(?:one|a|each) (?:line|record) (?:per|for|lists?|is)|index file', '테이블|표(?:로|에|가|는|의|와|나|,| |$|형|:)|^표|csv|씨에스브이|엑셀|스프레드시트|데이터 ?프레임|행(?:이|은|마다|에|과)|각 ?행|열(?:이|에|과)|데이터베이스|시트|tabular|dataframe|목록 ?(?:파일|표)|줄마다|각 ?줄'),
-    API=('api|json|web scrap*|scrap*|sql|databases?|train* and (?:test|valid*) sets?|zip|hdf5|tensors?|pickles?|structured and unstructured|labell?ed and unlabell?ed|text and images?|images? and text|supervised and unsupervised|numerical and categorical', '훈련 ?(?:세트|셋|데이터)|학습 ?(?:세트|셋|용)|검증 ?(?:세트|셋|용)|테스트 ?(?:세트|셋|용)|json|제이슨|압축|정형|비정형|텐서|피클|지도|비지도'),
+    TABLE=('tables?|tabular|csvs?|tsv|spreadsheets?|data ?frames?|excel|rows?|columns?|parquet|database|annotation files?|sheets?|(?:one|a|each) (?:line|record) (?:per|for|lists?|is)|index file', '테이블|표(?:로|에|가|는|의|와|나|,| |$|형|:)|^표|csv|씨에스브이|엑셀|스프레드시트|데이터 ?프레임|행(?:이|은|마다|에|과)|각 ?행|(?<!배)(?<!나)(?<!계)(?<!정)열(?:이|에|과)|데이터베이스|시트|tabular|dataframe|목록 ?(?:파일|표)|줄마다|각 ?줄'),
+    API=('api|json|web scrap*|scrap*|sql|databases?|train* and (?:test|valid*) sets?|zip|hdf5|tensors?|arrays?|pickles?|structured and unstructured|labell?ed and unlabell?ed|text and images?|images? and text|supervised and unsupervised|numerical and categorical', '훈련 ?(?:세트|셋|데이터)|학습 ?(?:세트|셋|용)|검증 ?(?:세트|셋|용)|테스트 ?(?:세트|셋|용)|json|제이슨|압축|정형|비정형|텐서|배열|피클|지도|비지도'),
     OBJECTCUT=('(?:object|subject|animal|pet|cat|dog|face|head|ear*|main|important|part*|thing|key|relevant|body|label|target|ears?|tail|legs?|nose) ~ (?:cut*|crop*|remov*|lost|out of (?:frame|view|the picture)|gone|disappear*|missing|outside|left out|vanish*)|(?:cut*|crop*|remov*|los[et]*|miss*|throw*|drop*|clip*) ~ (?:object|subject|animal|pet|cat|dog|face|heads?|ears?|tail|legs?|body|nose|important|main|part*|thing|key|relevant|features?|content|edges)|(?:object|subject|animal|pet|cat|dog|face|head|important|main|key) (?:\\w+ ){0,4}?(?:outside|off|beyond)|(?:out of|outside) (?:the )?(?:frame|picture|crop|view|image)',
                '(?:물체|대상|동물|고양이|강아지|개|얼굴|피사체|중요한|주요|핵심|객체|일부|귀|특징|부분)\\S*(?: ?\\S+)? ?(?:잘리|잘려|잘릴|잘린|잘라|사라|없어|벗어|날아|빠지|빠질|놓치|잃)|(?:화면|사진|틀|프레임|이미지) ?밖|(?:대상|동물|고양이|강아지|개|얼굴)\\S* ?(?:안 ?(?:나오|보)|빠지|없어)|(?:잘라|자르|크롭)\\S*(?: ?\\S+){0,3} ?(?:사라|없어|빠지|놓치|잘리|안 ?보)|(?:크롭|자르|잘라)\\S*(?: ?\\S+){0,4} ?(?:놓치|빠지|없)'),
     NOHARM=('(?:can|could|does|do|will) ?(?:not|n\'t) (?:get |make it |become |be )?(?:worse|degrade*|harm*)|never (?:gets? )?worse|no harm', '나빠질 ?(?:일|리)(?:이|가)? ?없|나빠지지 ?않|그대로(?:예|이|임|다)'),
     LIGHT=('bright*|contrast|dark*|lighting|expos*|colou?rs?|saturat*|jitter|hue|satur*|over ?exposed', '밝기|밝게|밝아|명암|대비|어둡|어두|색|조명|노출|채도'),
     DETAILGONE=('(?:detail*|information|textures?|pixels?|shadows?|highlights?|white|black|contrast|values?|features?) ~ (?:los[et]*|lost|clip*|saturat*|wash*|gone|disappear*|destroy*|blow*|blown|vanish*|remov*|burn*)|(?:los[et]*|clip*|saturat*|wash*|destroy*|blow*|blown|erase*|wip*|hid*|burn*) ~ (?:detail*|information|textures?|pixels?|values?|highlights?|white|black|out)|too (?:dark|bright|white|much|strong|far)|over ?exposed|wash*|unrealistic|unnatural|distort*|unrecogni*|clip*|(?:everything|all) (?:\\w+ )?(?:white|black)|(?:pure|all|completely) (?:white|black)|unnatural*|can\'t (?:be )?(?:recogni\\w+|tell|see)|(?:hid*|wash*|los[et]*|kill*|swallow*|cover*) (?:\\w+ ){0,3}?(?:fur|patterns?|textures?|features?|everything)',
                 '(?:정보|디테일|세부|무늬|특징|픽셀|색|윤곽|질감)\\S*(?: ?\\S+)? ?(?:사라|날아|없어|잃|손실|포화|뭉개|안 ?보|변)|너무 ?(?:밝|어두|어둡|세|강|심|많)|과도|지나치|하얗게|까맣게|포화|비현실|부자연|알아(?:보|볼|봐)\\S*(?: ?수 ?없| ?못| ?어렵| ?힘들)?|왜곡|찌그러|일그러|구분(?:이|할)|(?:색|밝기|대비)\\S*(?: ?\\S+)? ?(?:이상|부자연|심하|세)|날아가|안 ?보이|뭉개'),
+    LABELCHANGE=('(?:labels?|meaning|class|digits?|six|6) (?:\\w+ ){0,4}?(?:chang*|becom*|differ*|(?:in)?to (?:a )?(?:9|nine))', '(?:레이블|라벨|정답|뜻|의미|글자|클래스)\\S*(?: ?\\S+){0,2}? ?(?:달라지|바뀌|변하)|6\\S*(?: ?\\S+){0,2}? ?9(?:가|로|처럼)'),
     GOODEFFECT=('improv*|more data|generali[sz]*|prevent* overfitting|better model', '일반화|향상|더 ?좋아|성능이 ?좋'),
     NO=('no(?! idea| way to)|i would not|i\'d not|wouldn\'t|i don\'t think so|inefficient|nope|train* (?:\\w+ ){0,3}?(?:first|early|quick*|straight away|right away|immediately|anyway|now|already)|(?:first|early) train*|use (?:a |the )?(?:\\w+ )?model (?:first|to|as)|start (?:training|by training|with training)|nah|not (?:a |really |necessarily |such |the |at all |very |so )*(?:good|great|wise|best|ideal|smart|sensible|plan|wait*|needed|necessary|recommended|right)|(?:bad|poor|wrong|terrible|unwise|inefficient|wasteful|backwards?) (?:plan|idea|approach|strategy|order)|(?:should|would|do|need|must) ?(?:not|nt|n\'t) (?:have to |need to )?(?:wait|hold off|hold|clean|do that|postpone|delay|be done)|(?:don\'t|shouldn\'t|needn\'t|wouldn\'t|mustn\'t) (?:have to |need to )?(?:wait|hold|clean|postpone|delay|be|do)|disagree|isn\'t (?:a )?(?:good|wise|great)|not (?:really|at all|necessarily)|waste of time|wast* (?:\\w+ ){0,2}?(?:time|weeks?|days?|months?)|better to train|no need|unnecessary|mistake to wait|backwards?|never (?:wait|hold)|other way round|wrong order|(?:colleague|he|she|they)(?: is|\'s| are|\'re)? (?:\\w+ )?(?:wrong|mistaken)|wouldn\'t|the (?:reverse|opposite)|reversed?',
         '^아니[요오다에예]|비추|추천하지|순서를 ?바꾸|순서를 ?바꿔|모델부터|(?:학습|훈련)부터 ?\\S*(?: ?\\S+)? ?(?:낫|좋|맞|해야)|^아님|^아뇨|^노(?=[,.\\s])|^아니(?=[,.\\s]|$)|좋(?:은|지|지는) ?(?:계획|방법|생각|전략|순서)?(?:이|은|는)? ?(?:아니|않|못)|안 ?좋|나쁜 ?(?:계획|방법|생각|전략)|나쁘|비효율|시간 ?낭비|낭비|기다릴 ?필요(?:가|는)? ?없|기다리지 ?(?:말|않)|기다리면 ?안|미룰 ?필요|미루지|미룰 ?이유|필요(?:가|는)? ?없|필요 ?없|그럴 ?필요|반대|바람직하지|잘못된 ?(?:계획|순서|방법|생각)|별로|옳지|(?:먼저|일단|우선|바로|빨리) ?(?:\\S+ ?){0,3}(?:학습|훈련|모델|돌려|돌리)|거꾸로|(?:동료|그|말|생각|계획|순서)\\S*(?: ?\\S+)? ?틀렸|틀린 ?(?:생각|계획|순서)|그렇지 ?않|굳이|동의하지|동의 ?못|찬성하지|^글쎄|권하지|추천 ?안|반댓?로|문제가 ?있'),
     YES=('yes|yeah|yep|sure|(?:colleague|he|she|they) (?:is|are|\'s) right|absolutely|of course|definitely|certainly|exactly|right|correct|good (?:plan|idea|approach)|great (?:plan|idea)|(?:should|must|have to|need to) (?:always |first |really )?(?:clean|be clean*|remove|fix|wait)|clean* (?:\\w+ ){0,3}(?:first|before)|garbage in|i agree|agree|makes sense|sensible|right plan|wise|correct plan',
          '^네(?=[,.!\\s]|$)|동료(?:의|가)? ?\\S* ?맞|^그렇|^그래요|^맞다|^옳|당연|물론|^맞아|^그럼|항상 ?먼저|(?:정리|정제|청소)가 ?(?:먼저|우선)|^예(?=[,.\\s]|$)|^응(?=[,.\\s])|좋은 ?(?:계획|생각|방법|전략)|맞(?:아요|는 ?계획|습니다)|(?:먼저|완벽히|전부|다|모두|깨끗이|깨끗하게) ?(?:\\S+ ?){0,2}(?:정리|정제|청소|골라|제거|클리닝)\\S*(?: ?\\S+)? ?(?:해야|하고 ?나서|한 ?(?:뒤|후|다음)|되어야|후에)|(?:정리|정제|청소|제거|골라내)\\S* ?(?:해야|한 ?뒤|한 ?다음|한 ?후|후에|먼저)|쓰레기'),
     FIND=('find*|found|show*|reveal*|point*|help*|tell*|spot*|detect*|identif*|surfac*|discover*|locat*|flag*|see|expos*|highlight*|uncover*|guid*|use|using|used|rank*|sort*|know*|learn what|catch*|notice*|diagnos*|look* at|inspect*|check*|review*|examin*|easier|faster|quicker',
-          '찾|알려|드러|보여|발견|도와|도움|골라|가려|가르쳐|알 ?수|파악|짚어|확인|집어|잡아|식별|나타|눈에|보이|보인|볼 ?수|보면|보고|띄|점검|살펴|검토|걸러|효율|쉬워|쉽|빨라|빠르|낫|편하|뽑아|뽑|도구|단서|힌트'),
+          '찾|알려|드러|보여|발견|도와|도움|골라|가려|가르쳐|알 ?수|파악|짚어|확인|집어|잡아|식별|나타|나와|나오|눈에|보이|보인|볼 ?수|보면|보고|띄|점검|살펴|검토|걸러|효율|쉬워|쉽|빨라|빠르|낫|편하|뽑아|뽑|도구|단서|힌트'),
     DIRT=('errors?|mistakes?|mis ?label*|wrong*|bad|dirt*|noise|noisy|outliers?|problem*|issues?|clean*|incorrect*|faulty|suspicious|weird|odd|strange|fishy|broken|corrupt*|garbage|junk|label errors?|hard(?:est)? (?:examples|images|cases)|worst|highest loss*|biggest loss*|top losses|large* loss*|confus*|repair*|fix*|relabel*',
           '잘못|오류|틀린|나쁜|문제|이상한|노이즈|더러|청소|정리|정제|클리닝|cleaning|손상|불량|의심|오라벨|엉뚱|손실이 ?(?:큰|높)|라벨 ?오류|헷갈|지저분|오염|수상|고치|(?:손실|오차|loss)\\S* ?(?:큰|높)|망친|못 ?맞'),
     EVIDENCE=('most wrong|wrong on|mistakes|loss*|confus*|easier|list|fishy|suspect*|where to look|what to (?:clean|fix|check)|where (?:the )?(?:trouble|problems)', '쉬워|실수|손실|헷갈|의심|loss|어디를|어느 ?(?:사진|것)|무엇부터|어떤 ?(?:사진|것)부터'),
     YESFIRST=('\\A(?:i agree|i fully agree|yes|yeah|yep|sure|absolutely|of course|definitely|certainly|right)|i (?:\\w+ )?agree|(?:a |it\'s a |it is a )?(?:very )?good (?:plan|idea)', '\\A ?(?:네|예|응|맞아|맞습|당연|물론|그럼|좋은 ?생각|찬성|동의)(?! ?히 ?아니)(?=[,.! ]|요|하|히|이|해|$)'),
+    NEEDPERFECT=('(?:because|since|as) (?:\\w+ ){0,4}?(?:labels?|data) (?:must|has to|have to|needs? to) be (?:\\w+ )?(?:perfect|clean|correct)', '(?:완벽|깨끗|정확)\\S*(?:해야|하여야)(?:만)?(?: ?\\S+)? ?(?:학습|훈련|배우|배울)\\S*'),
     DONTMATTER=('(?:labels?|errors?|quality|data|dirt) (?:\\w+ ){0,3}?(?:never|not|n\'t) (?:really )?matter|(?:make|makes) no difference|ignore them|(?:does|do)n\'t matter (?:for|to|at)', '상관 ?없|영향(?:이|을)? ?(?:없|안|주지)|중요하지 ?않'),
     OTHERREASON=('baseline|quick* ~ feedback|early feedback|perfect*|never (?:finish*|end*|clean)|takes? (?:too |very |so |forever|a long)*(?:long|time|forever)|tolera*|robust|small amount|matter*|waste*|time|iterat*|which (?:errors|labels|problems)',
                  '베이스라인|기준선|완벽|끝이 ?없|끝나지|시간|견딜|견디|강건|중요한지|반복|피드백'),
 )
 
-# %% ../nbs/workshop/19_rubrics.ipynb #1d7d5d3a
+# %% ../nbs/workshop/19_rubrics.ipynb #d781bf23
 _losses = dict(                                            # q10 q11 q12 q14 q15 further
-    LOGSM=('log softmax|log_softmax|logsoftmax|log soft max|(?:log|logarithm)(?: of)?(?: the)? softmax|softmax (?:and|then|followed by|,)? ?(?:take |taking )?(?:a |the |its )?log(?:arithm)?(?! likelihood| loss)|softmax in log space', '로그 ?소프트 ?맥스|log ?소프트 ?맥스|소프트 ?맥스(?:의|에|를|한|값의)? ?(?:결과에 ?|값에 ?)?(?:로그|log)|softmax(?:의|에|를|한)? ?(?:결과에 ?)?(?:로그|log(?![a-z_ ]*lik))|log_?softmax'),
+    LOGSM=('log softmax|log (?:and|plus) softmax|log_softmax|logsoftmax|log soft max|(?:log|logarithm)(?: of)?(?: the)? softmax|softmax (?:and|then|followed by|,)? ?(?:take |taking )?(?:a |the |its )?log(?:arithm)?(?! likelihood| loss)|softmax in log space', '로그(?:와|랑|하고)? ?소프트 ?맥스|log ?소프트 ?맥스|소프트 ?맥스(?:의|에|를|한|값의)? ?(?:결과에 ?|값에 ?)?(?:로그|log)|softmax(?:의|에|를|한)? ?(?:결과에 ?)?(?:로그|log(?![a-z_ ]*lik))|log_?softmax'),
     NLL=('nll|nll_loss|nllloss|nll loss|negative (?:log )?(?:likelihood|likelyhood|liklihood)(?: loss)?|negative_log_likelihood(?:_loss)?|neg log likelihood|minus (?:the )?log likelihood|negative log prob*', '(?:음의|네거티브|음수|마이너스) ?(?:로그 ?)?(?:우도|가능도|라이클리후드|확률|likelihood)|nll_?loss|nll'),
     BARESM=('softmax|soft max', '소프트 ?맥스'),
     OTHERLOSS=('mse(?: loss)?|mean squared|relu|sigmoid|bce|l1|mae|kl|accuracy|dropout|tanh|hinge', '시그모이드|렐루|평균 ?제곱|정확도|드롭아웃'),
@@ -120,7 +123,7 @@ _losses = dict(                                            # q10 q11 q12 q14 q15
     EACHSAME=('(?:across|over|of|for) (?:the |all |whole |entire )*(?:batch*|images|pictures|photos|pixels|data ?set)', '배치(?:의|에|를|에서)? ?(?:모든|전체)? ?\\S* ?합|배치 ?전체|모든 ?(?:사진|이미지)\\S* ?합'),
     PROB=('p\\([a-z]+\\)|probabilit*|probable|plausib*|distribut*|confiden*|likel(?:y|ihoods?|iness)|percent*|chance*|how sure|certain*|proportions?|belie*|odds|credence', '확률|분포|확신|가능성|퍼센트|비율|비중|확실|믿음|신뢰도|믿는|%'),
     COMPARE=('compar*|relative*|compet*|pick* (?:one|a|the|exactly)|choos* (?:one|a|the|exactly)|(?:only|exactly|just) one (?:class|label|answer|category|breed)|single (?:label|class|answer|category|breed)|one (?:class|label|category|breed) (?:per|for each|only|wins|is)|mutually exclusive|rank*|which class|same scale|interpret*|meaningful|log ~ (?:work*|loss)|cross entropy|the loss|decide|select*|belongs to one|push ~ (?:one|others)|(?:lower*|reduc*|less|push*) (?:\\w+ ){0,3}?(?:others|rest|other)|(?:has|have|forced|must) (?:to )?(?:pick|choose|decide|commit)|at the expense', '비교|상대|경쟁|하나(?:의|만|를)? ?(?:클래스|레이블|품종|정답|범주)?(?:만|를|을)? ?(?:고르|선택|골라|뽑|정|속)|(?:클래스|레이블|품종|정답|범주)(?:를|을)? ?(?:하나|한 ?개)(?:만)?|하나의 ?(?:클래스|레이블|품종|정답)|해석|크로스 ?엔트로피|손실(?:을|로|에)? ?(?:계산|쓰|구)|고를 ?수|선택할 ?수|같은 ?(?:척도|기준|스케일)|의미|견주|견줄|하나 ?뿐|배타|판단|단일|(?:나머지|다른)\\S*(?: ?\\S+)? ?(?:작아|줄|낮|내려)|하나만 ?(?:골라|고르)'),
-    AMPLIFY=('amplif*|exaggerat*|exponential*', '증폭|amplify|키워|과장|부각'),
+    AMPLIFY=('amplif*|exaggerat*|exponential*', '증폭|차이\\S* ?(?:더 ?)?(?:크게|벌려|벌리)|amplify|키워|과장|부각'),
     MULTILABEL=('(?:0|zero),? (?:(?:1|one),? )?or (?:\\d|two|three|more|several)|multi ?label*|multiple label*|multi target|several labels?|more than one (?:class|label|object|category|thing|animal|breed|pet|answer|correct|kind|item|dog|cat|tag|true|of)|(?:several|multiple|many|two|2|three|various|different) (?:\\w+ )?(?:labels?|objects?|things|animals?|pets?|breeds|tags|dogs|cats|answers|categories|classes|items) (?:can |may |might |could |are |be |is |or |that |all )*(?:\\w+ ){0,2}?(?:in|per|on|at|for|present|apply|appl*|true|together|simultaneous*|correct|appear*|shown|visible|exist*|occur*)|(?:picture|image|photo|item|input|example|sample)s? (?:\\w+ ){0,4}?(?:several|multiple|many|two|more than one|both|various)|(?:a|one|each|same|single|the) (?:picture|image|photo|item) (?:\\w+ ){0,4}?(?:zero|none|no|nothing|several)|both (?:a )?(?:cat|dog)s? and|a (?:cat|dog) and a (?:cat|dog)|not (?:\\w+ ){0,2}?exclusive|(?:aren|isn|not|don|doesn)\'?t? (?:\\w+ ){0,2}?exclusive|non exclusive|independent* (?:labels?|classes|probabilit*|yes)|each class (?:is )?independent*|multiple correct|overlapping classes|belong* to (?:several|multiple|many|more than one|two)|zero or more|any number of (?:labels|classes|objects|tags|things)|several tags|tags may|one or more|(?:0|zero|no|none),? (?:(?:1|one),? )?or (?:many|several|more)|any combination|(?:mix*|combin*) of (?:labels|classes|tags)|(?:two|several|many|multiple) (?:\\w+ )?(?:at once|at the same time|simultaneously|in one)|(?:labels|classes|tags) (?:\\w+ ){0,4}?(?:together|jointly|side by side)',
          '다중 ?(?:레이블|라벨|label)|멀티 ?(?:레이블|라벨)|multi-?label|복수(?:의)? ?(?:레이블|라벨|정답|클래스)|(?:여러|둘 ?이상|두|2|복수|다수|여럿|둘|몇)(?:의)? ?(?:개|마리|가지|명|종류)?(?:의|이상의| 이상| 이상의)? ?(?:레이블|라벨|물체|동물|객체|정답|클래스|품종|대상|범주|카테고리|고양이|강아지|개|것|태그)?\\S*(?: ?\\S+){0,3}? ?(?:동시|함께|한 ?(?:사진|이미지|장|번|그림)|같이|있을|있는|나오|들어|속할|속하|등장|담|존재|해당|가질|달|붙|찍)|(?:사진|이미지|그림|입력|장)\\S*(?: ?\\S+){0,3}? ?(?:여러(?! ?(?:장|사진|이미지|배치))|둘|두 ?(?:개|마리|가지|종)|복수|다수|여럿|2개|2마리)|동시에 ?(?:여러|둘|속|나|존재|있|정답)|배타적(?:이지|이 ?않)|독립(?:적|된|인)|(?:고양이|강아지|개)(?:와|랑|이랑|하고|도) ?(?:고양이|강아지|개)|(?:태그|레이블|라벨)(?:이|가|을|를|도)? ?(?:여러|둘|두 ?개|복수|하나가 ?아)|겹칠 ?수|겹치는|공존'),
     NONECLASS=('none of the above|all (?:\\w+ ){0,4}?(?:near|close to|be|at) (?:0|zero)|(?:no|none|zero|nothing|neither) (?:\\w+ ){0,3}?(?:class*|objects?|labels?|animals?|pets?|known|categor*|match*|of (?:the|them|our|these)|breeds?|apply|applies|present|dogs?|cats?|at all|there|fits?|in (?:it|the))|(?:none|nothing) (?:of|fits?|matches|applies|there|in)|(?:doesn\'t|don\'t|does not|do not|not|isn\'t|aren\'t|is not|without|may not|might not|need not|cannot) (?:\\w+ ){0,4}?(?:any (?:of|class*|known|label*|categor*|breed*|object*|animal*|pet*)|belong*|contain*|one of the|(?:in|among) the (?:classes|training|list))|unknown|background|out of (?:distribution|scope)|other class|empty (?:picture|image|photo)*|neither|unseen|not in (?:our|the) (?:list|classes|training)',
@@ -156,16 +159,17 @@ _losses = dict(                                            # q10 q11 q12 q14 q15
     SMT=('softmax*(?: ?\\([a-z_ ]*\\))?(?: ~)? ?(?:minus|-|−|less|subtract*|take away) ?(?:the )?(?:one ?hot|target*|labels?|truth|y|b|t|1|one|true|correct|actual|answer*)|(?:predict*|prob*|activation*|outputs?|p|y_?hat|ŷ|yhat|q|s|p_i|p_k|p_j|sm) ?(?:minus|-|−|less) ?(?:the )?(?:one ?hot|targets?|labels?|truth|y|b|t|true|correct|actual|answer*|ground|1)(?:_[a-z])?|(?:difference|gap|distance|error|residual|diff*) (?:\\w+ ){0,4}?(?:predict*|softmax(?: ?\\([a-z]\\))?|prob*|activation*|outputs?) (?:\\w+ ){0,4}?(?:target*|labels?|truth|true|one ?hot|correct|actual|answers?|ground)|(?:target*|truth|one ?hot|labels?) ?(?:is )?subtract* from (?:the )?(?:\\w+ ){0,2}?(?:predict*|softmax|prob*|outputs?)|subtract* (?:the )?(?:\\w+ ){0,2}?(?:targets?|labels?|one ?hot|truth) from|how far (?:\\w+ ){0,4}?(?:predict*|prob*|softmax|output*) (?:\\w+ ){0,4}?(?:target*|label*|truth|answer)|how (?:far|much) (?:\\w+ ){0,4}?(?:prob*|predict*|output*) (?:\\w+ ){0,3}?(?:off|wrong|away)|(?:how far off|the error of) (?:\\w+ ){0,3}?(?:prob*|predict*|output*)',
          '(?:softmax|소프트 ?맥스)\\S*(?: ?\\S+){0,2}? ?(?:-|−|빼기|마이너스) ?(?:정답|타깃|타겟|레이블|라벨|원핫|target|y|b|t|one|목표|실제)|(?:정답|타깃|타겟|레이블|라벨|원-?핫|target|목표|실제|참값|one-?hot|y|b)(?: ?(?:값|레이블|벡터|인코딩|라벨|정답|확률|것)| ?\\([^)]*\\))?(?:을|를)? ?(?:뺀|빼(?!기)|뺌|뺄)|(?:예측|확률|출력|활성|소프트 ?맥스|softmax|모델)\\S*(?: ?\\S+){0,4}? ?(?:정답|타깃|타겟|레이블|라벨|target|목표|실제|원핫|참값)\\S*(?: ?\\S+){0,3}? ?(?:차이|차(?:$|[.,]|예|이|에|가|와|다|로|입)|오차)|(?:예측|확률|p|ŷ)\\S* ?(?:-|−|빼기) ?(?:정답|타깃|타겟|레이블|라벨|target|y|t|목표|실제)|(?:정답|타깃|타겟|target|목표)\\S*(?: ?\\S+){0,3}? ?(?:예측|확률|출력|softmax|소프트 ?맥스)\\S*(?: ?\\S+){0,3}? ?(?:차이|차(?:$|[.,]|예|이|에|가|와|다|로|입)|오차)'),
     TMS=('(?:target*|labels?|truth|one ?hot|y|b) ?(?:minus|-|−) ?(?:the )?(?:softmax|predict*|prob*|p|y_?hat|outputs?|activation*)', '(?:정답|타깃|타겟|레이블|라벨|target)\\S*에서 ?(?:\\S+ ?){0,2}?(?:예측|softmax|소프트 ?맥스|확률|출력)\\S* ?(?:값)?(?:을|를)? ?(?:뺀|빼|뺌)|(?:정답|타깃|타겟|레이블|라벨|target|원핫|y)\\S* ?(?:-|−|빼기|마이너스) ?(?:softmax|소프트 ?맥스|예측|확률|p)|(?:softmax|소프트 ?맥스|예측|확률)(?: ?(?:값|출력|결과|확률))?(?:을|를) ?(?:뺀|빼|빼면)'),
-    PROPORTION=('no blow ?ups?|error ?sized|proportion*|scale*|linear*|(?:big*|larg*|high*|far*|more) (?:\\w+ ){0,6}?(?:big*|larg*|high*|strong*|more)|(?:small*|close*|near*) (?:\\w+ ){0,6}?(?:small*|gentl*|tiny|less)|well scaled|bounded|never (?:\\w+ )?(?:explod*|jump*|vanish*|large*)|no (?:sudden |sharp |big )*(?:jump*|explosion*|spike*)|(?:not|n\'t|without|avoid*) (?:\\w+ ){0,3}?(?:explod*|jump*|blow*|vanish*|spike*)|smooth*|stable|steady|between -1 and 1|same (?:as|form|shape) (?:\\w+ ){0,4}?(?:mse|mean squared|squared|regression)|like (?:\\w+ ){0,3}?(?:mse|mean squared|squared)|mse|mean squared|depends on how (?:wrong|far|big)|size of the (?:error|mistake)|sudden|(?:wrong*|off|bad*) (?:\\w+ ){0,5}?(?:big*|larg*|strong*|hard*)|(?:right|good|correct|close) (?:\\w+ ){0,5}?(?:small*|tiny|little)|exactly how|by how (?:much|far)',
-                '∝|만큼|폭주|매끈|비례|선형|수록|클수록|멀수록|크게 ?틀|조금 ?틀|많이 ?틀|틀릴수록|틀린 ?만큼|작을수록|가까울수록|가까워지면|차이만큼|폭발|급격|갑자기|튀지|부드러|매끄|안정|적당한|적절한|알맞|mse|평균 ?제곱|커지고|크게 ?움직|오차(?:에|를)? ?(?:비례|따라)|고쳐|만큼만|작으면 ?\\S*(?: ?\\S+)? ?(?:조금|작)|크면 ?\\S*(?: ?\\S+)? ?(?:많이|크|커)|(?:줄면|줄어들면|작아지면|적으면) ?\\S*(?: ?\\S+)? ?(?:줄|작)|(?:커지면|늘면) ?\\S*(?: ?\\S+)? ?(?:커|늘|크)|정도(?:에|로|만)'),
+    SQUARED=('', '2 ?[*·×]? ?\\( ?a ?[-−] ?[byt] ?\\)|(?<![(a-z0-9])a ?[-−] ?b(?![a-z])'),
+    PROPORTION=('(?:never|not|n\'t|cannot) (?:\\w+ ){0,2}?(?:exceed*|above|(?:more|larger|greater|bigger) than) (?:1|one)|at most (?:1|one)|no blow ?ups?|error ?sized|proportion*|scale*|linear*|(?:big*|larg*|high*|far*|more) (?:\\w+ ){0,6}?(?:big*|larg*|high*|strong*|more)|(?:small*|close*|near*) (?:\\w+ ){0,6}?(?:small*|gentl*|tiny|less)|well scaled|bounded|never (?:\\w+ )?(?:explod*|jump*|vanish*|large*)|no (?:sudden |sharp |big )*(?:jump*|explosion*|spike*)|(?:not|n\'t|without|avoid*) (?:\\w+ ){0,3}?(?:explod*|jump*|blow*|vanish*|spike*)|smooth*|stable|steady|between -1 and 1|same (?:as|form|shape) (?:\\w+ ){0,4}?(?:mse|mean squared|squared|regression)|like (?:\\w+ ){0,3}?(?:mse|mean squared|squared)|mse|mean squared|depends on how (?:wrong|far|big)|size of the (?:error|mistake)|sudden|(?:wrong*|off|bad*) (?:\\w+ ){0,5}?(?:big*|larg*|strong*|hard*)|(?:right|good|correct|close) (?:\\w+ ){0,5}?(?:small*|tiny|little)|exactly how|by how (?:much|far)',
+                '∝|1(?:을|를|보다)? ?(?:넘지 ?(?:않|못)|크지 ?않|커지지 ?않)|만큼|폭주|매끈|비례|선형|수록|클수록|멀수록|크게 ?틀|조금 ?틀|많이 ?틀|틀릴수록|틀린 ?만큼|작을수록|가까울수록|가까워지면|차이만큼|폭발|급격|갑자기|튀지|부드러|매끄|안정|적당한|적절한|알맞|mse|평균 ?제곱|커지고|크게 ?움직|오차(?:에|를)? ?(?:비례|따라)|고쳐|만큼만|작으면 ?\\S*(?: ?\\S+)? ?(?:조금|작)|크면 ?\\S*(?: ?\\S+)? ?(?:많이|크|커)|(?:줄면|줄어들면|작아지면|적으면) ?\\S*(?: ?\\S+)? ?(?:줄|작)|(?:커지면|늘면) ?\\S*(?: ?\\S+)? ?(?:커|늘|크)|정도(?:에|로|만)'),
     CONSTSTEP=('steps? (?:\\w+ ){0,3}?(?:same|equal|constant)|same size', '늘 ?같|항상 ?같|일정'),
-    LINEARIN=('linear in (?:the )?(?:logits?|a|activations?|outputs?|inputs?)|constant gradient|gradient is constant|always the same', '로짓에 ?(?:대해 ?)?선형|기울기(?:가|는) ?(?:일정|상수)'),
+    LINEARIN=('linear in (?:the )?(?:logits?|a|activations?|outputs?|inputs?)|constant gradient|gradient is constant|always the same', '(?:로짓|활성|활성값|활성화|활성화 ?값|입력|입력값|(?<![a-z])a)(?:값)?에 ?(?:대해서? ?|대하여 ?)?선형|기울기(?:가|는) ?(?:일정|상수)'),
     PRODUCT=('times|plus|multipl*|product|\\+|divided', '곱|더한|더하|나눈|나누|\\+'),
     GROWSRIGHT=('(?:better|closer|more (?:right|correct|accurate|certain)|near*) (?:\\w+ ){0,5}?(?:bigger|larger|greater|faster|grow*)|(?:bigger|larger) (?:\\w+ ){0,4}?when (?:\\w+ ){0,3}?(?:right|correct|good)', '(?:맞을|맞힐|가까울|가까워질|정확할|좋을|잘할|비슷할)수록\\S*(?: ?\\S+){0,3}? ?(?:커|크|빨라|세|늘|폭발)'),
     INVERSE=('invers* proportion*|1 ?/ ?p|-1 ?/ ?p|-log|log of', '반비례|1/p'),
 )
 
-# %% ../nbs/workshop/19_rubrics.ipynb #0efe2d82
+# %% ../nbs/workshop/19_rubrics.ipynb #54b221b0
 _rates = dict(                                             # q16 q19 q20 q21
     RATE=('rates?|lrs?|learning rates?|speeds?|learn*|updat*|step sizes?', '학습률|학습 ?속도|러닝 ?레이트|lr|rate|속도|학습'),
     DIFFER=('differ*|separate|own|individual|distinct|various|not the same|vary*|varied|varies|per (?:layer|group)|each (?:layer|group)|depending', '다르|다른|달리|따로|각각|각자|별로|마다|차등|차이|차별|층별|different'),
@@ -175,9 +179,12 @@ _rates = dict(                                             # q16 q19 q20 q21
     EARLYMORE=('', '(?:early|first|앞|초반|초기|하위)[^<>.]{0,14}>[^<>.]{0,14}(?:late|last|뒤|뒷|후반|후기|마지막|상위|head)|(?:late|last|뒤|후반|후기|마지막|상위|head)[^<>.]{0,14}<[^<>.]{0,14}(?:early|first|앞|초반|초기|하위)'),
     SAMEALL=('same (?:rate )?(?:everywhere|for all|in all)|all (?:layers )?(?:have|get|use) the same', '(?:모두|다|전부) ?같은 ?(?:학습률|값)|(?:모두|다|전부) ?(?:같|동일)'),
     SAMERATE=('(?:share*|shares|same|single) (?:\\w+ ){0,2}?(?:rate|lr)|(?:same|one|single|equal|uniform|identical|constant) (?:\\w+ ){0,1}?(?:learning )?(?:rates?|lrs?) (?:\\w+ ){0,3}?(?:all|every|each|whole|everywhere|layers?)|(?:over|across|during|throughout) (?:the )?(?:time|epochs?|training|batches)|(?:each|every|per|different|later|early|first|last) epochs?|as training (?:goes|proceeds|progresses)|discriminator|gan|(?:per|each|every) (?:class|batch)|different (?:classes|batches|optimi[sz]ers?|models)', '(?:모든|전체) ?(?:층|레이어)\\S* ?(?:같은|동일)|하나의 ?(?:학습률|lr)|학습률 ?하나|공유|(?:에포크|시간|배치|클래스|데이터)(?:마다|별|에 ?따라|가 ?지날|이 ?지날)|학습이 ?진행|판별자|에포크'),
+    OVERTIME=('(?:over|across|during|throughout) (?:the )?(?:time|epochs?|training|batches)|(?:each|every|per|different|later|early|first|last) epochs?|as training (?:goes|proceeds|progresses)', '(?:에포크|에폭|시간)(?:마다|별|에 ?따라|가 ?지날|이 ?지날)|학습이 ?진행|에포크|에폭'),
     MINI=('min*|lowest|bottom|smallest loss|least loss', '최소|최저|가장 ?(?:낮|작)|미니멈|min(?:imum)?|바닥'),
     TENTH=('(?:10|ten) ?x? (?:times )?(?:to the )?(?:left|below)|/ ?10|over (?:10|ten)|÷ ?10|(?:divid*|divided) (?:\\w+ ){0,6}?(?:10|ten)|tenth|1/10|one ?tenth|(?:an|one) order of magnitude (?:\\w+ ){0,2}?(?:less|lower|smaller|below|before|down|left|under)|order of magnitude (?:\\w+ ){0,2}?(?:less|lower|smaller|below|before|under)|(?:10|ten) ?(?:x|times|fold) (?:\\w+ ){0,2}?(?:less|lower|smaller|below)|10x (?:smaller|lower|less)|factor of (?:10|ten) (?:less|lower|smaller|below|down|under)|(?:by )?(?:a )?factor of (?:10|ten)|minus one order|(?:back|left|down) (?:\\w+ ){0,2}?(?:an |one )?(?:order of magnitude|decade)|one decade (?:\\w+ )?(?:before|below|left|lower|less|down|under|earlier)|a decade|0\\.1 ?(?:x|times|\\*|of)|times 0\\.1|\\* ?0\\.1|x ?0\\.1|(?:10|ten) (?:x|times) (?:to the left)',
            '/ ?10|÷ ?10|나누기 ?10|10(?:으로|로) ?나|10분의 ?1|십분의 ?일|1/10|10 ?배 ?(?:더 ?)?(?:작|낮|적|줄)|열 ?배 ?(?:더 ?)?(?:작|낮)|한 ?(?:자릿수|자리|자리수|단계|차수|오더) ?(?:\\S+ ?){0,1}(?:작|낮|줄|아래|왼|내|전|앞|적|물러|뒤)|십(?:으로) ?나|0\\.1 ?(?:배|을|를)|(?:10|열) ?배 ?(?:왼|덜|아래)|\\* ?0\\.1|10%|(?:한|1) ?order ?of ?magnitude|왼쪽(?:으로)? ?(?:\\S+ ?)?한 ?(?:자릿수|칸|단계)|1/10|십 ?분의|열 ?배 ?작|열로 ?나'),
+    ATMIN=('(?:pick*|choos*|tak*|us(?:e|es|ed|ing)|select*) (?:\\w+ ){0,8}?(?:min*|lowest|smallest loss)', '(?:최소|최저|(?:가장|제일) ?(?:낮|작)|바닥)\\S*(?: ?\\S+){0,3}? ?(?:그대로|골라|고르|고른|선택|써요|쓰|씁|사용|정해|정하)'),
+    BACKOFF=('before|left|below|less|smaller|lower|back|step*|earlier|divid*', '앞|왼|전|작게|물러|줄|한 ?단계|덜|조금|나누|나눠|작은 ?(?:값|학습률|lr)'),
     LOSSTENTH=('divid* (?:the |that |this |minimum |min |lowest )*loss(?: itself| value)? by|tenth of the loss', '손실(?: ?값)?(?:을|를) ?10으로 ?나'),
     TENX=('(?:ten|10) times (?:that|it|the min*)|(?:times|multipl* (?:\\w+ ){0,6}?by|\\*|x|×) ?(?:10|ten)(?! ?(?:less|lower|smaller))|(?:10|ten) ?(?:x|times) (?:\\w+ ){0,2}?(?:more|higher|larger|bigger|greater|above)|order of magnitude (?:\\w+ ){0,2}?(?:more|higher|larger|bigger|above|greater)', '(?:10|열) ?배(?! ?(?:더|정도|만큼|로|쯤)* ?(?:작|낮|적|줄|감소|나누|왼|덜|아래))|10(?:을|를)? ?곱|(?:x|×|\\*) ?10|한 ?(?:자릿수|단계) ?(?:크|높|위|올)|열 ?배 ?(?:더 ?)?(?:크|큰|높)'),
     LASTP=('last|latest|final|furthest|rightmost|right most|still|end of (?:the|its)|before (?:it|the (?:loss|curve)) (?:\\w+ )?(?:flatten*|stop*|bottom*|level*|turn*|start*|begin*|rise*|blow*|explod*|diverg*|go* up|increas*|climb*|get* worse)|just before|right before|shortly before', '마지막|끝 ?무렵|끝자락|맨 ?끝|끝나기|끝(?:나는|점|부분|지점)|아직|여전히|직전|바로 ?(?:전|앞)|가장 ?오른|최후'),
@@ -203,6 +210,12 @@ _rates = dict(                                             # q16 q19 q20 q21
     IMPROVE=('(?:could|might|would|still) (?:\\w+ ){0,3}?(?:improv*|better)|further|room to improve', '(?:더 ?)?(?:좋아|나아|향상|개선)\\S* ?\\S* ?(?:수|텐데|데)'),
     HIGHMISSED=('high(?:est)? (?:learning )?rates? (?:\\w+ ){0,3}?(?:miss*|skip*|lost|never)|(?:miss*|skip*|lose*) (?:\\w+ ){0,3}?high(?:est)? (?:learning )?rates?|before (?:the )?(?:learning )?(?:rate|lr) (?:\\w+ ){0,2}?(?:ris*|go* up|increas*|peak*|reach*|grow*)|(?:stop*|halt*|quit*|terminat*) (?:\\w+ ){0,3}?(?:while|when) (?:the )?(?:learning )?(?:rate|lr) is (?:already )?(?:low*|small*|tiny|minimal)', '(?:높아지기|커지기|올라가기|오르기) ?전|높은 ?(?:학습률|lr) ?(?:구간|단계)?\\S* ?(?:놓|건너|못)|(?:낮을|작을) ?때 ?(?:끝|멈)|학습률이 ?가장 ?(?:작|낮)\\S* ?때 ?(?:멈|끝)'),
     WAIT=('wait*', '기다'),
+    STILLLOW=('still (?:too |very |so |quite )*(?:low|small|tiny)|already (?:\\w+ )?(?:low|small|tiny) (?:\\w+ ){0,2}?(?:middle|halfway|early|start|beginning)|(?:rates?|lrs?) (?:\\w+ ){0,9}?(?:(?:gets?|becom*|go(?:es)?) (?:\\w+ )?(?:large*|big*|high*|up)|grow*|ris(?:e|es|ing)|increas*) (?:at|toward*|near|by) (?:the )?(?:very )?end',
+        '아직 ?(?:너무 ?|많이 ?)?(?:낮아서|작아서|낮아요|작아요|낮으니|작으니|낮기|작기|낮은|작은|낮음|작음|낮습|작습|낮다|작다)|(?:학습률|lr)\\S*(?: ?\\S+){0,4}? ?(?:끝|마지막|후반)\\S* ?(?:다시 ?|더 ?|가장 ?)?(?:커지|높아|올라|오르)'),
+    NOTDOWN=('', '아직 ?(?:덜 ?|충분히 ?)?(?:낮|작|줄|떨어|내려)\\S*지 ?(?:않|못)\\S*'),
+    SCHED=('cycl*|schedul*|anneal*|steps?|polish*|refin*|improv*', '사이클|스케줄|어닐|미세|다듬|보폭|개선|좋아'),
+    LASTEPOCHS=('(?:never|not|n\'t|cannot|don\'t|doesn\'t|didn\'t|miss*|skip*) (?:\\w+ ){0,4}?(?:last|final|remaining) epochs?|(?:not|n\'t|never|don\'t|doesn\'t) (?:\\w+ ){0,2}?(?:finish*|complet*) (?:\\w+ )?training|(?:not|n\'t|never|don\'t|doesn\'t) (?:\\w+ ){0,2}?train* (?:\\w+ )?(?:to|until|till) the (?:very )?end',
+        '(?:마지막|남은) ?(?:에포크|에폭)\\S*(?: ?\\S+)? ?(?:지 ?(?:않|못)|못|안|건너|놓|빠)\\S*|끝까지(?: ?\\S+)? ?(?:지 ?(?:않|못)|못|안)\\S*'),
     HIGH=('near (?:its |the )*(?:peak|max*)|still (?:\\w+ ){0,3}?(?:high|large|big|peak|max*)|(?:rate|lr) (?:\\w+ ){0,3}?(?:high|large|big)|(?:high|large|big) (?:learning )?(?:rate|lr)', '(?:학습률|lr|rate)\\S* ?(?:\\S+ ?)?(?:높은|높을|큰|클) ?(?:채|상태|때|동안|시점)|학습률이 ?(?:아직 ?)?(?:높|큰|커서)'),
     RATEDOWN=('(?:learning |the |its )*(?:rates?|lrs?|it|step size) (?:\\w+ ){0,7}?(?:small*|low*|decay*|decreas*|anneal*|drop*|declin*|reduc*|fall*|fallen|shrink*|shrunk|down|cool*|tiny|minimum)|(?:small*|low*|tiny|decay*|decreas*|declin*|falling|anneal*|reduc*|shrinking|minimal) (?:\\w+ )?(?:learning )?(?:rates?|lrs?|steps?)|anneal*|cool* (?:down|phase)*|(?:final|last|end|later|low|decay*|second) (?:\\w+ )?(?:phase|stage|part|half|stretch|steps?|epochs)|end of the (?:cycle|schedule|training|run)|fine adjust*|small steps|(?:finish*|complet*|full) (?:\\w+ ){0,2}?(?:cycle|schedule)|rate (?:\\w+ )?(?:still|is) (?:\\w+ )?(?:high|large)|(?:high|large) (?:learning )?(?:rate|lr)|cycle (?:\\w+ ){0,3}?(?:finish*|complet*|over|end*)|low rate|small steps?|(?:fine|final) (?:\\w+ )?(?:polish*|refine*|phase|adjust*)|wind(?:s|ing)? down|come* down',
               '(?:학습률|lr|learning ?rate|러닝 ?레이트|레이트|rate|보폭)\\S*(?: ?\\S+){0,4}? ?(?:낮|작|줄|감소|떨어|내려|하강|최소)|(?:낮은|작은|줄어든|감소하는|줄어드는|내려가는|떨어지는|낮아진|작아진|낮아지는|작아지는) ?(?:\\S+ ?)?(?:학습률|lr|rate|보폭|걸음|구간|단계)|어닐링|감쇠|(?:마지막|끝|후반|막판|나중) ?(?:\\S+ ?)?(?:단계|구간|부분|국면|부|에포크|판)?(?:에|의|에서|까지)? ?(?:학습률|가장|제일|크게|미세|성능|정확|좋|잘|개선)|사이클(?:이|을|의)? ?(?:\\S+ ?)?(?:끝|다|마치|완)|스케줄(?:이|을|의)? ?(?:\\S+ ?)?(?:끝|다|마치|완)|미세 ?조정|학습률이 ?(?:아직 ?)?높|(?:마지막|끝|후반|막판)\\S* ?(?:\\S+ )?(?:단계|구간|국면)|미세하게|다듬|끝까지|annealing|어닐|(?:학습률|lr|보폭)\\S* ?(?:\\S+ )?(?:내리|식히|깎)'),
@@ -211,7 +224,7 @@ _rates = dict(                                             # q16 q19 q20 q21
     OVERFIT=('overfit*|over fit*|slow*|too long|validation set|patience|memory|metric|not supported|incompatible|noise|noisy', '과적합|오버핏|느리|오래|메모리|검증 ?(?:세트|셋|데이터)|인내'),
 )
 
-# %% ../nbs/workshop/19_rubrics.ipynb #68920c32
+# %% ../nbs/workshop/19_rubrics.ipynb #6d75e59a
 _models = dict(                                            # q07 q08 q17 q18 q22 q23
     SHOWBATCH=('show_batch', 'show_batch'), SUMMARY=('summary', 'summary'), NEARSHOW=('show batch|show_batchs|show_batches', ''),
     LEARNSUM=('summary of (?:the |a |my )*(?:learner|model|network)|dls\\.summary|learn(?:er)?\\.summary|model\\.summary|torchsummary', '(?:learn|dls)\\.summary|(?:learner|모델|러너)(?:의)? ?summary'),
@@ -222,7 +235,7 @@ _models = dict(                                            # q07 q08 q17 q18 q22
     DESCRIBE=('describe|debug|info|explain|trace', ''),
     PERLAYER=('layers (?:that |which )?(?:are )?frozen|neurons|per layer|units|in each layer|frozen layers', '층마다|뉴런|동결|층의 ?크기'),
     DUNNO=('(?:do ?n[o\']?t|dont|no) (?:know|idea|clue)|idk|not sure|what|huh|why|unsure|no idea|pass', '모르|몰라|글쎄|뭐(?:지|야|예요)?|무엇|왜|잘 ?모'),
-    FITS=('fit\\w*|epochs?|train*', '에포크|에폭|학습|훈련'), TOO=('too|as well|joins?|also', '함께|같이'),
+    FITS=('fit_one_cycle|fit*|epochs?|train*', '에포크|에폭|학습|훈련'), TOO=('too|as well|joins?|also', '함께|같이'),
     STEP=('first|then|after*|second|step*|next|before|stage*|1|2|finally|subsequently|later', '먼저|처음|다음|이후|단계|후|나서|그리고|→|->|뒤'),
     ONLY=('only|just|solely', '만(?= |,|$)|뿐'), EPOCHS=('epochs?', '에포크|epoch'),
     LAYERWORD=('layers?|blocks?', '층|레이어|블록|layers?'), COUNT=('number*|how many|count|more|fewer|twice|double|50|101|amount|quantity|differ*|extra|additional|less|num|half|larger', '수|개수|갯수|많|적|50|101|몇|다르|달라|차이|두 ?배|늘|개'),
@@ -233,13 +246,14 @@ _models = dict(                                            # q07 q08 q17 q18 q22
     MORE=('more|deeper|greater|larg*|bigger|higher|additional|extra|double|twice|increas*', '더 ?(?:깊|많|큰|크)|깊|많|두 ?배|늘|커|큰|크'), FEWER=('fewer|less|shallow*|smaller|lower|half', '적|얕|작|덜|더 ?적'),
     SAMEDEPTH=('same (?:number of layers|depth|layers)|equal(?:ly)? (?:deep|number of layers|many layers)|no difference in (?:depth|layers)|identical depth', '(?:층|레이어)\\S* ?(?:수|개수)?(?:는|가|은)? ?(?:같|동일)|깊이(?:는|가)? ?(?:같|동일)|같은 ?(?:층|깊이|레이어)'),
     OTHERCOUNT=('classes|image size|input size|pixels|epochs|resolution|trained on', '클래스|이미지 ?크기|입력 ?크기|픽셀|에포크|해상도'),
-    NOTDEPTH=('input size|image size|resolution|classes|categories|epochs?|pixels?|wid(?:th|er)|channels?|filters?|kernels?|neurons?|versions?|year|data ?sets?|images|batch size|parameters per|number of (?:units|nodes)|accuracy|trained (?:on|for)|times', '입력 ?크기|이미지 ?크기|해상도|클래스|에포크|픽셀|너비|폭|채널|필터|커널|뉴런|버전|데이터|배치|정확도|노드'),
+    NOTDEPTH=('input size|image size|resolution|classes|categories|epochs?|pixels?|channels?|filters?|kernels?|neurons?|versions?|year|data ?sets?|images|batch size|parameters per|number of (?:units|nodes)|accuracy|trained (?:on|for)|times', '입력 ?크기|이미지 ?크기|해상도|클래스|에포크|픽셀|채널|필터|커널|뉴런|버전|데이터|배치|정확도|노드'),
     BIGGERMODEL=('bigger|larger|more memory|more capacity', '더 ?커|더 ?크|더 ?큰 ?모델|용량'),
     PARAMS=('parameters?|params|weights|capacity|bigger|larger', '파라미터|매개변수|가중치|용량|큰 ?모델'),
     HALF=('16 (?:\\w+ ){0,3}?bits?|32 (?:\\w+ )?bits? (?:to|into) 16|from 32 (?:\\w+ ){0,2}?to 16|half ?(?:precision|float*|bits?|width)|half (?:the|as many) (?:\\w+ )?(?:bits|digits|precision|bytes)|16 ?-?bits?|fp ?16|float ?16|mixed (?:\\w+ )?precision|less precise|low(?:er)? precision|reduced precision|half the bits|sixteen bit*|f16|two bytes|2 bytes|half as many bits|precision (?:\\w+ ){0,3}?(?:half|lower*|reduced)|reduc* (?:\\w+ ){0,3}?precision|bf16|lower* ~ precision|(?:fewer|less|half (?:the|as many)) (?:bits|digits|bytes)|(?:smaller|shorter|lighter|rougher|coarser) (?:\\w+ )?(?:floats?|numbers)|less exact',
-          '반정밀도|반 ?정밀도|반 ?정밀|16 ?-?비트|16 ?bit|(?<!to_)fp ?16|float ?16|혼합 ?정밀도|혼합 ?정밀|하프 ?(?:프리시전|precision)?|(?:정밀도|비트)\\S*(?: ?\\S+)? ?(?:낮|줄|절반|반으로|덜)|낮은 ?정밀도|덜 ?정밀|절반 ?(?:정밀|크기|비트)|half[- ]?precision|2바이트|mixed[- ]?precision|믹스드|반밖에|16자리|(?:자릿수|바이트|자리|비트 ?수)\\S*(?: ?\\S+)? ?(?:낮|줄|절반|반으로|적)|(?:짧은|가벼운|작은|거친) ?(?:수|소수|실수|자료형)|(?:더 ?)?적은 ?(?:비트|자리|자릿수)'),
+          '반정밀도|반 ?정밀도|반 ?정밀|16 ?-?비트|16 ?bit|(?<!to_)fp ?16|float ?16|혼합 ?정밀도|혼합 ?정밀|하프 ?(?:프리시전|precision)?|(?:정밀도|비트)\\S*(?: ?\\S+)? ?(?:낮|줄|절반|반으로|덜)|낮은 ?정밀도|덜 ?정밀|절반 ?(?:정밀|크기|비트)|half[- ]?precision|2바이트|mixed[- ]?precision|믹스드|반밖에|(?:이진수|2진수) ?16자리|16자리 ?(?:이진|2진)|(?:자릿수|바이트|자리|비트 ?수)\\S*(?: ?\\S+)? ?(?:낮|줄|절반|반으로|적)|(?:짧은|가벼운|작은|거친) ?(?:수|소수|실수|자료형)|(?:더 ?)?적은 ?(?:비트|자리|자릿수)'),
     FASTER=('fast*|quick*|speed*|accelerat*|(?:less|short*|reduc*|save*|saving) (?:\\w+ ){0,2}?time|time (?:\\w+ )?(?:saved|reduced|shorter)|efficient*|tensor cores?', '빠르|빨라|빨리|빠른|속도|가속|시간(?:이|을|도)? ?(?:단축|줄|절약|덜|짧)|효율|텐서 ?코어'),
     LESSMEM=('(?:less|half|save*|saving|reduc*|lower*|small*|fewer|halv*|free*|spare*|cut*|use* less|decreas*) (?:\\w+ ){0,4}?(?:memory|ram|vram|space|storage)|(?:memory|ram|vram) (?:\\w+ ){0,4}?(?:half|less|save*|saving*|reduc*|lower*|drop*|small*|halv*|usage|fewer|down|decreas*|freed)|(?:larger|bigger|more|double) (?:\\w+ )?batch*|(?:bigger|larger|deeper) (?:models?|networks?)|memory|fits?', '메모리\\S*(?: ?\\S+){0,3}? ?(?:줄|절약|적|덜|아끼|아낄|감소|절반|반|작|아껴|절감|여유)|(?:더 ?)?(?:큰|많은) ?(?:배치|모델)|배치 ?(?:사이즈|크기)?(?:를|도)? ?(?:더 ?)?(?:크|키|늘)|메모리 ?(?:절약|감소|절감|사용량)'),
+    DIGITS=('(?:16|sixteen) (?:\\w+ )?(?:digits?|decimals?|decimal places)', '(?:16|열여섯) ?자리'),
     TURNOFF=('turn* (?:\\w+ ){0,3}?off|switch* (?:\\w+ ){0,3}?off|disabl*', '끄는|끄고|꺼서|끕니다|해제'),
     UPBITS=('more bits|16 (?:\\w+ ){0,2}?to 32|to 64 ?bits?|double precision|bits (?:\\w+ )?doubl\\w+|more digits', '16\\S*에서 ?32|64비트|비트(?: ?수)?\\S* ?늘'),
     SLOWER=('slow*', '느려|느리|느린'), MOREMEM=('(?:more|extra|double|higher|increas*|twice) (?:\\w+ ){0,2}?(?:memory|ram)|memory (?:\\w+ ){0,2}?(?:increas*|doubl*|grow*)', '메모리\\S*(?: ?\\S+){0,2}? ?(?:더 ?많|늘|증가|많이|두 ?배)|더 ?많은 ?메모리'),
@@ -269,10 +283,10 @@ def _slip(name: str, en: str, ko: str, *stated: str, cancels: tuple = (), **kind
     return Misconception(name, _say(en, ko), stated, cancels, **kind)
 _ALL = ('*',)
 
-# %% ../nbs/workshop/19_rubrics.ipynb #d809894d
+# %% ../nbs/workshop/19_rubrics.ipynb #607f3fb6
 rubrics = {}
 _swap_q01 = _slip('swap', 'The two steps are the wrong way round: look again at which processor meets which size.', '두 단계가 뒤바뀌었어요. 어느 장치가 어떤 크기를 다루는지 다시 보세요.',
-    'GPU=LARGESZ CPU=SMALLSZ', 'GPU=LARGESZ CPU !CPU=LARGESZ', '| GPU=LARGESZ !CPU !MARGIN !FAST !AUG !ONCE !BATCHWISE', '| CPU=SMALLSZ !GPU', 'CPU=SMALLSZ GPU !LARGESZ !MARGIN', '* SMALLSZ<LARGESZ CPU GPU !LARGESZ<SMALLSZ', cancels=_ALL)
+    'GPU=LARGESZ CPU=SMALLSZ', 'GPU=LARGESZ CPU !CPU=LARGESZ', '| GPU=LARGESZ !THENGPU !CPU !MARGIN !FAST !AUG !ONCE !BATCHWISE', '| CPU=SMALLSZ !GPU', 'CPU=SMALLSZ GPU !LARGESZ !MARGIN', '* SMALLSZ<LARGESZ CPU GPU !LARGESZ<SMALLSZ', cancels=_ALL)
 rubrics['q01'] = Rubric((
     _idea('first', 'what the first, larger picture leaves or makes possible for the steps after it', '처음의 큰 사진이 다음 단계에 남겨 주거나 가능하게 하는 것',
         'MARGIN ?AUG/TURN/ZOOM/CROP', 'MARGIN ?EMPTY', '-EMPTY', 'PREVENT EMPTY', '-EMPTY ?AUG/TURN/ZOOM/CROP', '* MARGIN LARGESZ', 'LARGESZ -EMPTY', 'LARGESZ AUG/TURN/ZOOM KEEPQ', 'IFSMALL ?EMPTY', '* SMALLSZ<EMPTY LARGESZ', 'SAMESIZE', 'COLLATE'),
@@ -287,9 +301,9 @@ rubrics['q01'] = Rubric((
     about=('AUG', 'INTERP', 'LOSSY', 'EMPTY', 'MARGIN', 'COLLATE', 'BATCHWISE'))
 
 rubrics['q03'] = Rubric((
-    _idea('files', 'the form without a table, and where its labels are', '표가 없는 형태와 레이블이 있는 곳', '* FILES FOLDER', '* FILES NAMED', '* FOLDER NAMED', 'LABELW FOLDER'),
-    _idea('table', 'the other form, which lists the items', '항목을 나열하는 다른 형태', 'TABLE')),
-    lexicon, (_slip('other', 'That tells kinds or parts of data, not the form in which items and labels are stored.', '그것은 데이터의 종류나 나눔이에요. 항목과 레이블이 어떤 형태로 저장되는지를 묻고 있어요.', '* API !TABLE', '* API !FOLDER !NAMED'),
+    _idea('files', 'the form that is kept as files, and where its labels are then', '파일로 저장한 형태와 그때 레이블이 있는 곳', '* FILES FOLDER', '* FILES NAMED', '* FOLDER NAMED', 'LABELW FOLDER'),
+    _idea('table', 'the other form, which lists the items', '데이터를 나열하는 다른 형태', 'TABLE')),
+    lexicon, (_slip('other', 'That tells kinds or parts of data, not the form in which items and labels are stored.', '그것은 데이터의 종류나 나눔이에요. 데이터와 레이블이 어떤 형태로 저장되는지를 묻고 있어요.', '* API !TABLE', '* API !FOLDER !NAMED'),
     _slip('odd', 'Only items and their labels are asked for.', '데이터와 레이블만 묻고 있어요.', '5 ODDSUBJECT FOLDER/TABLE', cancels=_ALL),),
     about=('FOLDER', 'NAMED', 'TABLE'))
 
@@ -298,17 +312,18 @@ rubrics['q06'] = Rubric((
     _idea('interpolation', 'where the values of new pixels come from', '새 픽셀의 값이 어디에서 오는지', 'INTERP', 'BLURRY', 'ZOOM/TURN/WARP/CROP LOSSY', 'REPEAT LOSSY'),
     _idea('lost', 'what can leave the picture altogether', '사진에서 아예 사라질 수 있는 것', 'CROP/ZOOM/AUG/TURN OBJECTCUT', 'OBJECTCUT'),
     _idea('light', 'what too much light or colour change does', '빛이나 색을 지나치게 바꿀 때 생기는 일', 'LIGHT DETAILGONE', 'AUG DETAILGONE', 'ZOOM/TURN DETAILGONE')),
-    lexicon, (_slip('good', 'That is what augmentation is good for; the question asks what it can spoil.', '그것은 증강의 좋은 점이에요. 무엇이 나빠질 수 있는지를 묻고 있어요.', 'GOODEFFECT !LOSSY !EMPTY', 'BETTERQ !BLURRY', 'NOHARM', cancels=_ALL),),
+    lexicon, (_slip('good', 'That is what augmentation is good for; the question asks what it can spoil.', '그것은 증강의 좋은 점이에요. 무엇이 나빠질 수 있는지를 묻고 있어요.', 'GOODEFFECT !LOSSY !EMPTY', 'BETTERQ !BLURRY', 'NOHARM', cancels=_ALL),
+    _slip('label', 'That calls for care too, but here the question is how the picture itself gets worse.', '그것도 조심할 일이지만 여기서는 사진 자체가 어떻게 나빠지는지를 물어요.', '* LABELCHANGE !EMPTY !INTERP !BLURRY !LOSSY !OBJECTCUT !DETAILGONE')),
     needed=2, about=('LOSSY', 'EMPTY', 'LIGHT', 'OBJECTCUT', 'DETAILGONE'))
 
 rubrics['q09'] = Rubric((
     _idea('no', 'whether the plan is good', '좋은 계획인지 아닌지', '?NO'),
-    _idea('reason', 'the reason', '그렇게 생각하는 까닭', 'MODEL FIND DIRT', '* MODEL FIND DIRT NO', '* NO OTHERREASON', '* NO MODEL DIRT EVIDENCE')),
-    lexicon, (_slip('clean-first', 'Clean data helps, but who or what would tell you where the dirt is?', '깨끗한 데이터는 도움이 돼요. 그런데 어디가 더러운지는 무엇이 알려 줄까요?', '* YES !NO', 'YESFIRST', cancels=_ALL),
-    _slip('harmless', 'Wrong labels do harm: look for another reason.', '잘못된 레이블은 해로워요. 다른 까닭을 찾아보세요.', 'DONTMATTER', cancels=_ALL),),
+    _idea('reason', 'the reason', '그렇게 생각하는 이유', 'MODEL FIND DIRT', '* MODEL FIND DIRT NO', '* NO OTHERREASON', '* NO MODEL DIRT EVIDENCE')),
+    lexicon, (_slip('clean-first', 'Clean data helps, but who or what would tell you where the dirt is?', '깨끗한 데이터는 도움이 돼요. 그런데 어디가 더러운지는 무엇이 알려 줄까요?', '* YES !NO', 'YESFIRST', 'NEEDPERFECT', cancels=_ALL),
+    _slip('harmless', 'Wrong labels do harm: look for another reason.', '잘못된 레이블은 해로워요. 다른 이유를 찾아보세요.', 'DONTMATTER', cancels=_ALL),),
     about=('FIND', 'DIRT'))
 
-# %% ../nbs/workshop/19_rubrics.ipynb #21a0e6d8
+# %% ../nbs/workshop/19_rubrics.ipynb #2351e612
 rubrics['q10'] = Rubric((
     _idea('first', 'the first function', '첫 번째 함수', 'LOGSM'),
     _idea('second', 'the second function', '두 번째 함수', 'NLL')),
@@ -329,8 +344,9 @@ rubrics['q11'] = Rubric((
     about=('R01', 'SUM1', 'PROB', 'COMPARE'))
 
 rubrics['q12'] = Rubric((
-    _idea('when', 'how many classes one item may have', '한 항목이 가질 수 있는 클래스의 수', 'MULTILABEL', 'NONECLASS', 'REGRESS', '-ONECLASS'),),
-    lexicon, (_slip('multiclass', 'Many classes to choose from are no obstacle; think of a single picture.', '고를 클래스가 많은 것은 문제가 아니에요. 사진 한 장을 떠올려 보세요.', 'MANYCLASS !MULTILABEL !NONECLASS', 'BINARYCLASS !MULTILABEL !NONECLASS', 'ONECLASS !MULTILABEL !NONECLASS', 'GOODSM', 'MANYPICS', 'PERCLASS !NONECLASS', 'MANYCLASS !NONECLASS !SIGMOID', 'ONECLASS=SIGMOID', 'MULTILABEL=SOFTMAX ONECLASS=SIGMOID', cancels=_ALL),),
+    _idea('when', 'how many classes one item may have', '데이터 하나가 가질 수 있는 클래스의 수', 'MULTILABEL', 'NONECLASS', 'REGRESS', '-ONECLASS'),),
+    lexicon, (_slip('multiclass', 'Many classes to choose from are no obstacle; think of a single picture.', '고를 클래스가 많은 것은 문제가 아니에요. 사진 한 장을 떠올려 보세요.', 'MANYCLASS !MULTILABEL !NONECLASS', 'GOODSM', 'MANYPICS', 'PERCLASS !NONECLASS', 'MANYCLASS !NONECLASS !SIGMOID', 'ONECLASS=SIGMOID', 'MULTILABEL=SOFTMAX ONECLASS=SIGMOID', cancels=_ALL),
+    _slip('one', 'With exactly one right answer softmax fits well. Which pictures are not like that?', '정답이 정확히 하나라면 softmax가 잘 맞아요. 그렇지 않은 사진은 어떤 사진인가요?', 'BINARYCLASS !MULTILABEL !NONECLASS', 'ONECLASS !MULTILABEL !NONECLASS', cancels=_ALL)),
     partial=(_idea('sigmoid', 'what stands in its place', '대신 쓰는 것', 'SIGMOID'),), about=('CLASSCOUNT',))
 
 rubrics['q14'] = Rubric((
@@ -350,24 +366,27 @@ rubrics['further'] = Rubric((
     _idea('steps', 'what its size means for the steps', '그 크기가 걸음에 주는 의미', 'PROPORTION')),
     lexicon, (_slip('sign', 'The sign is the wrong way round: try a case in which the prediction is too large.', '부호가 뒤바뀌었어요. 예측이 너무 큰 경우를 생각해 보세요.', 'TMS !SMT', cancels=('form',)),
     _slip('linear', 'Linear in what? Softmax itself is not a straight line.', '무엇에 대해 선형인가요? softmax 자체는 직선이 아니에요.', 'LINEARIN', 'CONSTSTEP', cancels=('steps',)),
+    _slip('squared', 'That is the gradient of the squared error. With cross-entropy, what stands in the place of a?', '그것은 제곱 오차의 기울기예요. 크로스 엔트로피에서는 a 대신 무엇이 들어가나요?', '* SQUARED !SMT !TMS !SOFTMAX', cancels=('form',)),
     _slip('inverse', 'That belongs to the gradient with respect to the probability, before the chain rule.', '그것은 연쇄 법칙을 쓰기 전, 확률에 대한 기울기예요.', 'INVERSE !SMT', '| SOFTMAX PRODUCT !SMT', cancels=_ALL),
     _slip('backwards', 'Try it: what is the gradient when the prediction is right?', '예측이 맞을 때 기울기가 얼마인지 계산해 보세요.', 'GROWSRIGHT', cancels=('steps',))),
     about=('SOFTMAX', 'PROPORTION'))
 
-# %% ../nbs/workshop/19_rubrics.ipynb #bace8a96
+# %% ../nbs/workshop/19_rubrics.ipynb #e6a32433
 rubrics['q16'] = Rubric((
-    _idea('minimum', 'the rule that starts from the lowest point', '가장 낮은 지점에서 출발하는 법칙', '* MINI TENTH', 'TENTH !RISE'),
-    _idea('slope', 'the rule that looks at how the curve falls', '곡선이 내려가는 모양을 보는 법칙', 'LASTP FALL', 'STEEP', '* STEEP FALL')),
+    _idea('minimum', 'the rule that starts from the lowest point', '가장 낮은 지점에서 출발하는 규칙', '* MINI TENTH', 'TENTH !RISE'),
+    _idea('slope', 'the rule that looks at how the curve falls', '곡선이 내려가는 모양을 보는 규칙', 'LASTP FALL', 'STEEP', '* STEEP FALL')),
     lexicon, (_slip('times', 'The factor goes the wrong way.', '배수의 방향이 반대예요.', '* MINI TENX !TENTH', 'LOSSTENTH', cancels=('minimum',)),
-    _slip('begin', 'One of the two looks at the wrong end of the slope.', '두 법칙 중 하나는 비탈의 반대쪽 끝을 보고 있어요.', 'BEGIN !STEEP', 'STEEPUP', cancels=('slope',)),
+    _slip('lowest', 'At the lowest point the loss no longer falls. How far back from it should you go?', '가장 낮은 곳에서는 손실이 더 줄지 않아요. 거기서 얼마나 물러나야 할까요?', '* ATMIN !TENTH !TENX !STEEP !LASTP !FALL !BEGIN !BACKOFF', cancels=('minimum',)),
+    _slip('begin', 'One of the two looks at the wrong end of the slope.', '두 규칙 중 하나는 비탈의 반대쪽 끝을 보고 있어요.', 'BEGIN !STEEP', 'STEEPUP', cancels=('slope',)),
     _slip('rise', 'Where the loss is highest or rising, the rate is too large.', '손실이 가장 크거나 올라가는 곳은 학습률이 너무 커요.', 'RISE !LASTP !STEEP !MINI', cancels=('minimum',))),
     about=('MINI', 'FALL', 'STEEP', 'TENTH'))
 
 rubrics['q19'] = Rubric((
-    _idea('different', 'whether all layers share one rate', '모든 층이 학습률 하나를 함께 쓰는지', 'DIFFER LAYER/EARLY/LATE', 'EARLY=SMALL', 'LATE=LARGE', 'EARLYLESS'),
-    _idea('direction', 'which layers get which rate', '어느 층이 어떤 학습률을 받는지', 'EARLY=SMALL', 'LATE=LARGE', 'EARLYLESS', denied=('EARLY=LARGE', 'LATE=SMALL', 'EARLYMORE'))),
-    lexicon, (_slip('swap', 'The direction is the wrong way round: think of what the first layers have learned already.', '방향이 뒤바뀌었어요. 앞쪽 층이 이미 무엇을 배웠는지 생각해 보세요.', 'EARLY=LARGE !EARLY=SMALL', 'LATE=SMALL !LATE=LARGE', 'EARLYMORE', cancels=_ALL),
-    _slip('time', 'That changes over time, or over something else than layers.', '그것은 시간이나 층이 아닌 다른 것에 따라 바뀌는 이야기예요.', 'SAMERATE !EARLY=SMALL !LATE=LARGE', '* TIME !LAYER', 'SAMEALL', cancels=_ALL)),
+    _idea('different', 'whether all layers share one rate', '모든 레이어가 학습률 하나를 함께 쓰는지', 'DIFFER LAYER/EARLY/LATE', 'EARLY=SMALL', 'LATE=LARGE', 'EARLYLESS'),
+    _idea('direction', 'which layers get which rate', '어느 레이어가 어떤 학습률을 받는지', 'EARLY=SMALL', 'LATE=LARGE', 'EARLYLESS', denied=('EARLY=LARGE', 'LATE=SMALL', 'EARLYMORE'))),
+    lexicon, (_slip('swap', 'The direction is the wrong way round: think of what the first layers have learned already.', '방향이 뒤바뀌었어요. 앞쪽 레이어가 이미 무엇을 배웠는지 생각해 보세요.', 'EARLY=LARGE !EARLY=SMALL', 'LATE=SMALL !LATE=LARGE', 'EARLYMORE', cancels=_ALL),
+    _slip('time', 'That is a rate that changes over time. Here the question is what differs between layers at one and the same moment.', '그것은 시간에 따라 바뀌는 학습률이에요. 여기서는 같은 순간에 레이어마다 다른 것을 물어요.', 'OVERTIME !EARLY=SMALL !LATE=LARGE', '* TIME !LAYER', cancels=_ALL),
+    _slip('other', 'That is about something else than layers that differ.', '그것은 레이어마다 다른 것에 대한 이야기가 아니에요.', 'SAMERATE !OVERTIME !EARLY=SMALL !LATE=LARGE', 'SAMEALL', cancels=_ALL)),
     about=('RATE', 'LAYER', 'EARLY', 'LATE', 'DIFFER'))
 
 rubrics['q20'] = Rubric((
@@ -379,12 +398,14 @@ rubrics['q20'] = Rubric((
     about=('SLA', 'SLB', 'EARLY', 'LATE', 'RATE', 'MIDDLE'))
 
 rubrics['q21'] = Rubric((
-    _idea('before', 'what the schedule has not done yet when training is stopped', '멈출 때 스케줄이 아직 하지 못한 일', 'STOP NOTYET RATEDOWN !WAIT', 'NOTYET RATEDOWN !WAIT', '* STOP RATEDOWN BESTEND', '* RATEDOWN BESTEND LRWORD', '?STOP -RATEDOWN', '* ?STOP ?HIGH', '* -WAIT RATEDOWN'),),
+    _idea('before', 'what the schedule has not done yet when training is stopped', '멈출 때 스케줄이 아직 하지 못한 일', 'STOP NOTYET RATEDOWN !WAIT', 'NOTYET RATEDOWN !WAIT', '?NOTDOWN', '* STOP RATEDOWN BESTEND', '* RATEDOWN BESTEND LRWORD', '?STOP -RATEDOWN', '* ?STOP ?HIGH', '* -WAIT RATEDOWN'),),
     lexicon, (_slip('other', 'That is not what goes wrong here: think of the end of the schedule.', '여기서 문제가 되는 것은 그것이 아니에요. 스케줄의 끝을 떠올려 보세요.', '* OVERFIT !RATEDOWN', '* RATEUP !RATEDOWN !HIGH', 'HIGHMISSED', cancels=_ALL),
+    _slip('low', 'How is the rate at that moment? Look at the schedule again.', '그 순간의 학습률은 어떤가요? 스케줄을 다시 보세요.', 'STILLLOW', cancels=_ALL),
+    _slip('last', 'What is special about the learning rate of the last epochs?', '마지막 에포크들의 학습률은 무엇이 특별할까요?', '* LASTEPOCHS !LRWORD !SCHED !STILLLOW', cancels=_ALL, nearly=True),
     _slip('after', 'Think again about what has happened by the time of stopping.', '멈추는 시점까지 무슨 일이 일어났는지 다시 생각해 보세요.', '* RATEDOWN<STOP !NOTYET !BESTEND', 'AFTER RATEDOWN STOP !NOTYET', 'DOWNBEFORE', cancels=('before',))),
     partial=(_idea('improve', 'what the model may have lost by it', '그래서 모델이 놓칠 수 있는 것', 'STOP IMPROVE', '* RATEDOWN BESTEND'),), about=('RATEDOWN', 'BESTEND', 'HIGH'))
 
-# %% ../nbs/workshop/19_rubrics.ipynb #5d78fd14
+# %% ../nbs/workshop/19_rubrics.ipynb #a9a1dc11
 rubrics['q07'] = Rubric((_idea('name', 'the name of the method', '메서드 이름', 'SHOWBATCH'),), lexicon,
     (_slip('misspelt', 'Almost: check the spelling.', '거의 다 왔어요. 철자를 확인해 보세요.', '* NEARSHOW !SHOWBATCH', '* NEARSHOW2 !SHOWBATCH', nearly=True),
      _slip('other', 'That method does something else.', '그 메서드는 다른 일을 해요.', 'OTHERMETHOD !SHOWBATCH')))
@@ -399,14 +420,16 @@ rubrics['q17'] = Rubric((
     _slip('parts', 'Look again at which part stays fixed at first.', '처음에 어느 부분이 고정되는지 다시 보세요.', 'TRAIN=BODY !TRAIN=HEAD !FREEZE=BODY FREEZE=HEAD', 'FREEZE=HEAD TRAIN=BODY', '| FREEZE=HEAD !TRAIN=HEAD !FREEZE=BODY !FREEZE=ALL', '* TRAIN=BODY BODY<HEAD !FREEZE !HEAD<BODY', cancels=_ALL)),
     about=('FREEZE', 'UNFREEZE', 'TRAIN', 'HEAD', 'ALL'))
 rubrics['q18'] = Rubric((_idea('token', 'what you type', '입력하는 것', 'SRC !DUNNO', 'SRCWORDS'),), lexicon,
-    (_slip('docs', 'That shows the documentation, not the source.', '그것은 소스가 아니라 설명을 보여 줘요.', '* ONEQ !SRC !SRCWORDS', '* SRC/SRCWORDS NOWORK !ONEQ', '* ONEQ<SRC SRC<NOWORK', cancels=_ALL),), doubt=('* NOWORK<ONEQ !ONEQ<NOWORK',))
+    (_slip('docs', 'That shows the documentation, not the source.', '그것은 소스가 아니라 설명을 보여 줘요.', '* ONEQ !SRC !SRCWORDS', '* SRC/SRCWORDS NOWORK !ONEQ', '* ONEQ<SRC SRC<NOWORK', '* SRC<NOWORK NOWORK<ONEQ !ONEQ<NOWORK', cancels=_ALL),))
 rubrics['q22'] = Rubric((_idea('depth', 'what the numbers in the names count', '이름에 든 수가 세는 것', 'COUNT LAYERWORD', 'DEEP', '* DEEP R101', 'DEEP MORE/COUNT', denied=('8 R50=MORE LAYERS !R101=MORE', '8 R101=FEWER LAYERS !R50=FEWER', 'SAMEDEPTH')),), lexicon,
     (_slip('swap', 'The two models are the wrong way round.', '두 모델이 뒤바뀌었어요.', '8 R50=MORE !R101=MORE', '8 R101=FEWER !R50=FEWER', 'R50M=N101', 'R101M=N50', 'FEWER LAYERWORD !R50 !MORE', '| FEWER DEEP !R50 !MORE', cancels=_ALL),
-     _slip('other', 'That is not what the numbers count.', '이름의 수가 세는 것은 그것이 아니에요.', 'NOTDEPTH !LAYERS', 'WIDER !DEEP !COUNT', 'PERLAYER !DEEP', '-LAYERS !N101', 'SAMEDEPTH', cancels=_ALL)),
+     _slip('wider', 'It is not the width: look at the number in the name.', '넓이가 아니에요. 이름의 숫자를 보세요.', 'WIDER !DEEP !COUNT !LAYERWORD', cancels=_ALL),
+     _slip('other', 'That is not what the numbers count.', '이름의 수가 세는 것은 그것이 아니에요.', 'NOTDEPTH !LAYERS', 'WIDER LAYERWORD !DEEP !COUNT', 'PERLAYER !DEEP', '-LAYERS !N101', 'SAMEDEPTH', cancels=_ALL)),
     doubt=('OTHERCOUNT',), partial=(_idea('bigger', 'what follows from it', '그래서 달라지는 것', 'PARAMS', 'BIGGERMODEL'),), about=('LAYERWORD', 'DEEP'))
 rubrics['q23'] = Rubric((
     _idea('half', 'what kind of numbers it computes with', '어떤 수로 계산하는지', 'HALF'),
     _idea('gain', 'what this saves', '그래서 아끼는 것', 'FASTER', 'LESSMEM', denied=('SLOWER !FASTER', 'MOREMEM !FASTER'))),
     lexicon, (_slip('accuracy', 'The gain is not in accuracy: fewer digits cannot add any.', '얻는 것은 정확도가 아니에요. 자릿수가 줄면 더 정확해질 수 없어요.', 'MOREACC', cancels=('gain',)),
-    _slip('sixteen', 'Sixteen of what? It is not about the number or size of pictures, layers or workers.', '무엇이 16인가요? 사진이나 층, 작업자의 수나 크기가 아니에요.', 'SIXTEENX !HALF', 'UPBITS', 'TURNOFF', cancels=_ALL)),
+    _slip('digits', 'Sixteen it is, but not decimal digits: what is a number made of inside a computer?', '16은 맞지만 십진수의 자릿수는 아니에요. 컴퓨터 안에서 수는 무엇으로 이루어져 있나요?', 'DIGITS !HALF', cancels=('half',)),
+    _slip('sixteen', 'Sixteen of what? It is not about the number or size of pictures, layers or workers.', '무엇이 16인가요? 사진이나 레이어, 작업자의 수나 크기가 아니에요.', 'SIXTEENX !HALF', 'UPBITS', 'TURNOFF', cancels=_ALL)),
     about=('HALF', 'FASTER', 'LESSMEM'))
