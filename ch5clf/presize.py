@@ -23,7 +23,7 @@ from fastai.vision.augment import aug_transforms, find_coeffs, flip_mat, rotate_
 from fastai.vision.core import PILImage, TensorImage
 from fastprogress.fastprogress import progress_bar
 
-# %% ../nbs/workshop/12_presize.ipynb #683e7c86
+# %% ../nbs/workshop/12_presize.ipynb #dd6f7549
 def _heif():
     try: from pillow_heif import register_heif_opener
     except ImportError: return False
@@ -44,7 +44,7 @@ def _eight_bits(im):
     if im.mode in ('RGBA', 'LA', 'PA') or 'transparency' in im.info:
         im = im.convert('RGBA')
         im = Image.alpha_composite(Image.new('RGBA', im.size, 'white'), im)
-    return im.convert('RGB')
+    return im if im.mode == 'RGB' else im.convert('RGB')
 
 def open_picture(
     file, # path, or a Pillow image
@@ -58,8 +58,10 @@ def open_picture(
         heic = _is_heic(file)
         if heic and not _heif(): raise OSError('HEIC needs the package pillow-heif; run: pip install pillow-heif')
         with Image.open(file) as im:
-            if short_side: im.draft('RGB', (2*short_side, 2*short_side))
-            return _eight_bits(ImageOps.exif_transpose(im))
+            if short_side: im.draft('RGB', [round(1.5*short_side)]*2)
+            ImageOps.exif_transpose(im, in_place=True)
+            im.load()
+            return _eight_bits(im)
     except Exception as e:  # Pillow raises a dozen kinds on broken files
         raise OSError(f'{getattr(file, "name", file)}: cannot be read as a picture ({str(e) or type(e).__name__})') from None
 
@@ -68,10 +70,9 @@ def presized(
     presize, # pixels of the short side
 ) -> np.ndarray: # uint8 (height, width, 3)
     "The whole picture with its short side reduced to `presize`, never enlarged."
-    im = open_picture(file, presize)
-    scale = presize/min(im.size)
-    if scale < 1: im = im.resize([max(1, round(s*scale)) for s in im.size], Image.LANCZOS, reducing_gap=3)
-    return np.asarray(im)
+    im = np.asarray(open_picture(file, presize))
+    scale = presize/min(im.shape[:2])
+    return im if scale >= 1 else cv2.resize(im, [max(1, round(n*scale)) for n in im.shape[1::-1]], interpolation=cv2.INTER_AREA)
 
 # %% ../nbs/workshop/12_presize.ipynb #38d3c7ab
 VERSION = 1 # of the store's form; another one means another file

@@ -1,0 +1,416 @@
+"""Saved models under faults: hostile and damaged files, interrupted writing, odd photos, a second process."""
+import errno
+import io
+import json
+import os
+import pickle
+import random
+import subprocess
+import sys
+import threading
+import unicodedata
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load, save
+
+from ch5clf import saved
+from ch5clf.presize import PresizeDL
+from ch5clf.pretrained import lite0, lite1, lite2
+from ch5clf.sample import BREEDS, draw
+from ch5clf.saved import load_model, predict, probabilities, save_model
+from fastai.vision.all import (BCEWithLogitsLossFlat, CategoryBlock, DataBlock, ImageBlock, MSELossFlat, RandomSplitter, Resize, ResizeMethod, aug_transforms, load_learner,
+                               vision_learner)
+
+NAMES = ['말티즈', 'T-shirt/top', 'Bläsi']
+FEW = {'x': torch.zeros(1)}  # the description is judged before the weights
+
+
+@pytest.fixture(scope='module')
+def pictures(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('사진 모음')
+    for c in range(3):
+        for i in range(4): draw([BREEDS[c]], [i, c]).save(folder/f'{c}_{i}.jpg', quality=90)
+    return sorted(folder.glob('*.jpg'))
+
+
+def loaders(pictures, names=NAMES, **kwargs):
+    block = DataBlock((ImageBlock, CategoryBlock), get_y=lambda f: names[int(f.name[0])], splitter=RandomSplitter(seed=0))
+    return block.dataloaders(pictures, bs=4, num_workers=0, **{**dict(dl_type=PresizeDL, size=64, presize=80), **kwargs})
+
+
+@pytest.fixture(scope='module')
+def learn(pictures):
+    learn = vision_learner(loaders(pictures), lite0)
+    with learn.no_bar(), learn.no_logging(): learn.fit(1, 1e-4)
+    return learn
+
+
+@pytest.fixture(scope='module')
+def file(learn, tmp_path_factory): return save_model(learn, tmp_path_factory.mktemp('모델')/'반려동물.safetensors')
+
+
+@pytest.fixture(scope='module')
+def model(file): return load_model(file)
+
+
+def parts(file):
+    data = file.read_bytes()
+    header = json.loads(data[8:8 + int.from_bytes(data[:8], 'little')])
+    return json.loads(header['__metadata__']['ch5clf']), load(data)
+
+
+def write(path, about, tensors, text=None):
+    path.write_bytes(save(tensors, metadata={'ch5clf': json.dumps(about) if text is None else text}))
+    return path
+
+
+def refuses(path, says):
+    with pytest.raises(ValueError, match=says) as e: load_model(path)
+    assert str(e.value).startswith(path.name)
+
+
+# ---- the same answers
+
+def both(learn, model):
+    x = learn.dls.valid.one_batch()[0]
+    mean, std = (torch.tensor(s).view(3, 1, 1) for s in (model.about.mean, model.about.std))
+    with learn.no_bar(), learn.no_logging(): there = learn.get_preds(dl=learn.dls.valid)[0][:len(x)]
+    return there, probabilities(model, x.as_subclass(torch.Tensor)*std + mean)
+
+
+@pytest.mark.parametrize('arch,kwargs', [(lite0, dict(ps=0., lin_ftrs=[64, 32])), (lite1, {}), (lite2, dict(pretrained=False))], ids=['other widths', 'lite1', 'lite2 without normalisation'])
+def test_every_body_gives_the_learners_probabilities(pictures, tmp_path, arch, kwargs):
+    learn = vision_learner(loaders(pictures), arch, **kwargs)
+    if not kwargs.get('pretrained', True):
+        for m in learn.model.modules():
+            if isinstance(m, torch.nn.modules.batchnorm._BatchNorm): m.running_mean.normal_(0, .1)
+    model = load_model(save_model(learn, tmp_path/'m.safetensors'))
+    assert model.about.arch == arch.__name__ and model.about.mean == ([.5]*3 if kwargs.get('pretrained', True) else [0.]*3)
+    there, here = both(learn, model)
+    assert (there - here).abs().max() <= 1e-5 and type(model) is torch.nn.Sequential
+
+
+def test_files_give_what_validation_gave(learn, model):
+    files = list(learn.dls.valid.items)
+    there = learn.get_preds(dl=learn.dls.valid)[0]
+    for s, p in zip(predict(model, files, top=3, bs=2), there, strict=True):
+        assert all(abs(q - p[model.about.classes.index(c)]) <= 1e-2 for c, q in s.top)
+
+
+def test_real_photos(learn, model):
+    folder = Path(os.environ.get('CH5CLF_PHOTOS') or Path(__file__).resolve().parents[2]/'shared'/'photos')/'pets_dev'/'images'
+    if not folder.is_dir(): pytest.skip('no real photos here (CH5CLF_PHOTOS)')
+    files = sorted(folder.glob('*.jpg'))[::60]
+    there = learn.get_preds(dl=learn.dls.test_dl(files))[0]
+    for s, p in zip(predict(model, files), there, strict=True): assert s.top[0][0] == learn.dls.vocab[p.argmax()] and abs(s.probability - p.max()) <= 1e-2
+
+
+def test_an_exported_learner_and_fastais_own_loader_can_be_saved(learn, pictures, tmp_path):
+    learn.path = tmp_path
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        try: learn.export('x.pkl')
+        except Exception: pytest.skip('this learner cannot be pickled here')
+        again = load_learner(tmp_path/'x.pkl')
+    about = load_model(save_model(again, tmp_path/'again.safetensors')).about
+    assert (about.size, about.presize, about.classes) == (64, 80, sorted(NAMES))
+    block = DataBlock((ImageBlock, CategoryBlock), get_y=lambda f: f.name[0], splitter=RandomSplitter(seed=0), item_tfms=Resize(80), batch_tfms=aug_transforms(size=64, min_scale=.75))
+    plain = vision_learner(block.dataloaders(pictures, bs=4, num_workers=0), lite0)
+    about = load_model(save_model(plain, tmp_path/'plain.safetensors')).about
+    assert (about.size, about.presize) == (64, 80)
+
+
+def test_half_precision_is_kept_as_float32(pictures, tmp_path):
+    learn = vision_learner(loaders(pictures), lite0)
+    learn.model.bfloat16()
+    model = load_model(save_model(learn, tmp_path/'m.safetensors'))
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+
+
+# ---- saving
+
+def test_saving_leaves_no_trace(learn, tmp_path):
+    learn.model.train(); learn.model[0][1].eval()
+    state = {k: v.clone() for k, v in learn.model.state_dict().items()}
+    modes, rng, own = [m.training for m in learn.model.modules()], torch.get_rng_state(), random.getstate()
+    load_model(save_model(learn, tmp_path/'m.safetensors'))
+    assert torch.get_rng_state().equal(rng) and random.getstate() == own
+    assert [m.training for m in learn.model.modules()] == modes
+    assert all(v.equal(learn.model.state_dict()[k]) for k, v in state.items())
+
+
+def test_the_way_back(learn, file, pictures):
+    other = vision_learner(loaders(pictures), lite0, pretrained=False)
+    other.model.load_state_dict(load_model(file).state_dict())
+    x = torch.rand(2, 3, 64, 64)
+    with torch.no_grad(): assert other.model.eval()(x).equal(learn.model.eval()(x))
+
+
+@pytest.mark.parametrize('fault', ['open', 'fsync', 'replace'])
+def test_a_full_disk_leaves_the_old_file(learn, tmp_path, monkeypatch, fault):
+    path = tmp_path/'m.safetensors'
+    path.write_bytes(b'old')
+    def full(*args, **kwargs): raise OSError(errno.ENOSPC, 'No space left on device')
+    if fault == 'open': monkeypatch.setattr(saved, 'open', full, raising=False)
+    else: monkeypatch.setattr(saved.os, fault, full)
+    with pytest.raises(OSError, match='No space'): save_model(learn, path, overwrite=True)
+    assert path.read_bytes() == b'old' and [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize('links', [True, False])
+def test_nothing_is_overwritten_unasked(tmp_path, monkeypatch, links):
+    def none(*args): raise OSError(errno.EPERM, 'no hard links here')
+    if not links: monkeypatch.setattr(saved.os, 'link', none)
+    path, won = tmp_path/'m.safetensors', []
+    def one(i):
+        try: saved._put(bytes([i])*1000, path, False)
+        except FileExistsError: return
+        won.append(i)
+    threads = [threading.Thread(target=one, args=(i,)) for i in range(8)]
+    if links:
+        for t in threads: t.start()
+        for t in threads: t.join()
+    else: one(0), one(1)
+    assert len(won) == 1 and path.read_bytes() == bytes(won)*1000 and len(list(tmp_path.iterdir())) == 1
+    saved._put(b'new', path, True)
+    assert path.read_bytes() == b'new'
+
+
+def test_what_cannot_be_saved_is_told(learn, pictures, tmp_path):
+    path = tmp_path/'m.safetensors'
+    def refused(l, says, error=ValueError, **kwargs):
+        with pytest.raises(error, match=says): save_model(l, path, **kwargs)
+    refused(learn.model, 'not a learner', TypeError)
+    refused(learn, 'temperature', temperature=0)
+    fresh = lambda dls=None, **kwargs: vision_learner(dls or loaders(pictures), lite0, pretrained=False, **kwargs)
+    refused(fresh(loss_func=BCEWithLogitsLossFlat()), 'BCEWithLogits.*cross-entropy')
+    refused(fresh(loss_func=MSELossFlat()), 'MSELoss.*cross-entropy')
+    refused(fresh(loaders(pictures, ['a', '가', unicodedata.normalize('NFD', '가')])), 'more than once')
+    refused(fresh(loaders(pictures, ['a', 'b', '../c'])), 'no class name')
+    diverged = fresh()
+    with torch.no_grad(): diverged.model[1][4].weight[0, 0] = torch.nan
+    refused(diverged, '1.4.weight holds NaN.*lower rate')
+    refused(fresh(custom_head=torch.nn.Linear(1280, 3)), 'vision_learner')
+    refused(fresh(bn_final=True), 'last layer.*vision_learner')
+    refused(fresh(n_in=1), 'not the body')
+    changed = fresh()
+    changed.model[0][0].forward = lambda x, f=changed.model[0][0].forward: f(x) + 1
+    refused(changed, 'answers otherwise')
+    squish = DataBlock((ImageBlock, CategoryBlock), get_y=lambda f: f.name[0], splitter=RandomSplitter(seed=0), item_tfms=Resize(64, ResizeMethod.Squish))
+    refused(fresh(squish.dataloaders(pictures, bs=4, num_workers=0)), "'squish'.*centre square")
+    assert list(tmp_path.iterdir()) == []
+
+
+# ---- files that are not ours, or no longer
+
+def test_no_code_is_executed(tmp_path):
+    class Surprise:
+        def __reduce__(self): return Path.touch, (tmp_path/'it ran',)
+    path = tmp_path/'m.safetensors'
+    for protocol in range(6):
+        path.write_bytes(pickle.dumps(Surprise(), protocol))
+        refuses(path, 'pickle|no complete safetensors')
+    torch.save(dict(x=Surprise()), path)
+    refuses(path, 'pickle')
+    torch.save(dict(x=Surprise()), path, _use_new_zipfile_serialization=False)
+    refuses(path, 'pickle')
+    assert not (tmp_path/'it ran').exists()
+
+
+def test_a_header_that_begins_like_a_pickle_is_none(file, tmp_path):
+    about, tensors = parts(file)
+    for n in range(32):
+        data = save(tensors, metadata={'ch5clf': json.dumps(dict(about, versions=dict(x='v'*3*n)))})
+        if data[:1] == b'\x80': break
+    else: pytest.fail('no header of such a length was met')
+    (tmp_path/'m.safetensors').write_bytes(data)
+    assert load_model(tmp_path/'m.safetensors').about.classes == about['classes']
+
+
+CHANGES = dict(
+    arch=['resnet18', '../lite0', 'lite1', None, ['lite0'], 'timm/x'], classes=[['a', 'b'], ['a']*3, ['a', 'b', '../../etc/passwd'], ['a', 'b', 'C:\\x'], ['a', 'b', '\x1b[2J'], ['a', 'b', 3], 'abc', {}, ['a'], ['a', 'b', 'x'*201], ['가', unicodedata.normalize('NFD', '가'), 'c'], ['a', 'b', '\ud800']],
+    size=[10**12, 0, -1, 64.0, '64', True, None, [64]], presize=[10**12, 63, None], mean=[[.5]*2, [float('nan')]*3, [float('inf')]*3, ['a']*3, None], std=[[0]*3, [-1]*3, [1e-300]*3], temperature=[0, -1, 'x', 1e9, True],
+    versions=[None, {'x': 1}, {'x': 'y'*101}, {str(i): '' for i in range(21)}], form=[2, None, '1'], sha256=['0'*64, None, 1],
+    head=[[], None, 'x', [1, 2, 3]])
+
+
+@pytest.mark.parametrize('field', CHANGES)
+def test_a_changed_description_is_refused(file, tmp_path, field):
+    about, tensors = parts(file)
+    says = dict(mean='mean|is no number', sha256='damaged', form='form 1', arch='arch|missing').get(field, field)
+    for value in CHANGES[field]: refuses(write(tmp_path/'m.safetensors', {**about, field: value}, tensors if field == 'sha256' else FEW), says)
+    refuses(write(tmp_path/'m.safetensors', {k: v for k, v in about.items() if k != field}, tensors if field == 'sha256' else FEW), 'fields|form 1|damaged')
+
+
+def test_a_changed_head_is_refused(file, tmp_path):
+    about, _ = parts(file)
+    for i, layer in enumerate(about['head']):
+        changes = [dict(layer, kind='os.system'), dict(layer, path='../../x'), 'x', {}] + [dict(layer, **{f: v}) for f in layer if f != 'kind' for v in (-1, 10**12, 'x', None, 7)]
+        for change in changes:
+            head = [*about['head']]
+            head[i] = change
+            refuses(write(tmp_path/'m.safetensors', dict(about, head=head), FEW), 'head: its last|head, layer')
+    for head in (about['head'][1:], about['head'][:-1], about['head']*3, about['head'] + [dict(kind='ReLU')]): refuses(write(tmp_path/'m.safetensors', dict(about, head=head), FEW), 'head')
+
+
+def test_odd_json_is_refused(file, tmp_path):
+    about, tensors = parts(file)[0], FEW
+    path, good = tmp_path/'m.safetensors', json.dumps(about)
+    for text in ('', 'x', '[]', '3', 'null', '['*100_000, good[:-1], good[:-1] + ', "size": 32}', good[:-1] + ', "weights": "../../x"}', good.replace('"size": 64', '"size": ' + '9'*5000)): refuses(write(path, None, tensors, text), 'the description|form 1')
+    path.write_bytes(save(tensors)); refuses(path, 'without a description')
+    path.write_bytes(save(tensors, metadata={'format': 'pt'})); refuses(path, 'without a description')
+    for data in (b'', b'x', b'\xff'*64, (2**40).to_bytes(8, 'little'), (5).to_bytes(8, 'little') + b'[1,2]', (2**63).to_bytes(8, 'little') + b'{}'): path.write_bytes(data); refuses(path, 'no complete safetensors')
+
+
+def test_other_weights_are_refused(file, tmp_path):
+    about, tensors = parts(file)
+    path, last = tmp_path/'m.safetensors', '1.8.weight'
+    assert tensors[last].shape == (3, 512)
+    for change, says in (({last: None}, '1 tensors are missing'), ({'../x': torch.zeros(1)}, '1 do not belong'), ({last: torch.zeros(2, 512)}, 'expected'), ({last: torch.zeros(3*512)}, 'expected'), ({last: tensors[last].half()}, 'float16'),
+                         ({last: tensors[last]*torch.nan}, 'NaN'), ({last: tensors[last]/0.}, 'NaN or infinity'), ({'0.1.running_var': -tensors['0.1.running_var']}, 'negative variances'), ({last: tensors[last] + 1}, 'damaged')):
+        refuses(write(path, about, {k: v for k, v in {**tensors, **change}.items() if v is not None}), says)
+    with open(path, 'wb') as f: f.truncate(2**28 + 1)
+    refuses(path, 'larger than')
+    refuses(tmp_path, 'no file')
+    with pytest.raises(FileNotFoundError, match='no such file'): load_model(tmp_path/'gone.safetensors')
+
+
+def test_damage_is_found(file, tmp_path):
+    data, rng, path = file.read_bytes(), random.Random(0), tmp_path/'m.safetensors'
+    header = 8 + int.from_bytes(data[:8], 'little')
+    for n in (0, 1, 7, 8, 9, header - 1, header, header + 1, len(data)//2, len(data) - 1): path.write_bytes(data[:n]); refuses(path, 'no complete safetensors')
+    path.write_bytes(data + b'\0'); refuses(path, 'no complete safetensors')
+    whole = load_model(file)
+    for at in [rng.randrange(header) for _ in range(25)] + [rng.randrange(header, len(data)) for _ in range(10)]:
+        hurt = bytearray(data)
+        hurt[at] ^= 1 << rng.randrange(8)
+        path.write_bytes(hurt)
+        try: again = load_model(path)
+        except ValueError as e: assert str(e).startswith(path.name); continue
+        assert at < header and all(v.equal(again.state_dict()[k]) for k, v in whole.state_dict().items()), at  # a version's text, or a digit of a stored number
+
+
+# ---- photos as people have them
+
+def encoded(im, format, **kwargs):
+    out = io.BytesIO()
+    im.save(out, format, **kwargs)
+    return out.getvalue()
+
+
+def odd_pictures(folder):
+    rng = np.random.default_rng(0)
+    base = Image.fromarray(np.kron(rng.integers(0, 256, (9, 13, 3)), np.ones((20, 20, 1))).astype(np.uint8))
+    deep = Image.fromarray((np.asarray(base.convert('L')).astype(np.uint16)*257))
+    alpha = base.copy(); alpha.putalpha(base.convert('L'))
+    turned = Image.Exif(); turned[0x112] = 8
+    made = dict(rgb=(base, 'JPEG', {}), ink=(base.convert('CMYK'), 'JPEG', {}), grey=(base.convert('L'), 'PNG', {}), bit=(base.convert('1'), 'PNG', {}), palette=(base.quantize(16), 'PNG', {}),
+                clear=(base.quantize(16), 'PNG', dict(transparency=3)), alpha=(alpha, 'PNG', {}), greyalpha=(alpha.convert('LA'), 'PNG', {}), webp=(alpha, 'WEBP', {}), deep=(deep, 'PNG', {}), deeptiff=(deep, 'TIFF', {}),
+                float=(deep.convert('F'), 'TIFF', {}), ints=(base.convert('L').convert('I'), 'TIFF', {}), film=(base, 'GIF', dict(save_all=True, append_images=[base.rotate(90)])), turned=(base, 'JPEG', dict(exif=turned)),
+                large=(base.resize((3000, 2000)), 'JPEG', {}), scan=(base.resize((1700, 1400)), 'PNG', {}), double=(base.resize((200, 160)), 'PNG', {}), quarter=(base.resize((320, 320)), 'PNG', {}), tiny=(base.resize((1, 1)), 'PNG', {}), long=(base.resize((3000, 2)), 'PNG', {}), bmp=(base, 'BMP', {}), ycc=(base.convert('YCbCr'), 'TIFF', {}))
+    for name, (im, format, kwargs) in made.items(): (folder/f'{name} 사진.jpg').write_bytes(encoded(im, format, **kwargs))
+    return sorted(folder.glob('*.jpg'))
+
+
+def test_odd_pictures_are_seen_as_in_training(pictures, tmp_path):
+    files = odd_pictures(tmp_path)
+    there = loaders(pictures).test_dl(files, bs=len(files)).one_batch()[0]*255
+    for f, x in zip(files, there, strict=True):
+        off = (saved._picture(f, 64, 80) - x).abs()
+        rare = f.stem.split()[0] not in ('tiny', 'long', 'scan')  # enlarged, or shrunk in two steps: rounded otherwise in more than a few pixels
+        assert off.max() < 1.01 and not (rare and (off > .01).float().mean() > .01), f'{f.name}: `predict` no longer opens pictures as ch5clf.presize does'
+    assert len(files) == 23
+
+
+def test_broken_files_are_named_and_the_rest_go_on(model, pictures, tmp_path, monkeypatch):
+    good = pictures[0]
+    bomb = bytearray(encoded(Image.new('1', (8, 8)), 'BMP')); bomb[18:26] = (60000).to_bytes(4, 'little')*2
+    exif = encoded(Image.open(good), 'JPEG', exif=b'Exif\0\0MM\0*\0\0\0\x08\xff\xff' + b'\x01\x12\0\x03'*20)
+    (tmp_path/'folder').mkdir()
+    for name, data in dict(text=b'hello', empty=b'', cut=good.read_bytes()[:3000], heic=b'\0\0\0\x18ftypheic\0\0\0\0', bomb=bytes(bomb), exif=exif).items(): (tmp_path/f'{name}.jpg').write_bytes(data)
+    if hasattr(os, 'mkfifo'): os.mkfifo(tmp_path/'pipe.jpg')
+    monkeypatch.setattr(saved, '_can_heic', lambda: False)
+    names = ['text', 'empty', 'cut', 'heic', 'bomb', 'exif', 'gone'] + ['pipe']*hasattr(os, 'mkfifo')
+    said = predict(model, [p for n in names for p in (tmp_path/f'{n}.jpg', good)], bs=3)
+    errors = {n: s.error for n, s in zip(names, said[::2], strict=True)}
+    for n, part in dict(text='no picture', empty='no picture', cut='cut off', heic='pip install pillow-heif', bomb='make it smaller', gone='no such file', pipe='no file').items():
+        if n in errors: assert part in errors[n] and part in str(said[2*names.index(n)]), errors[n]
+    assert errors['exif'] is None
+    assert all(s.error is None and s.top[0][0] == said[1].top[0][0] for s in said[1::2])
+
+
+def test_two_hundred_damaged_pictures(model, tmp_path):
+    rng, im = random.Random(1), draw([BREEDS[0]], [1, 1]).resize((60, 50))
+    whole = [encoded(im, f) for f in ('JPEG', 'PNG', 'GIF', 'WEBP', 'BMP', 'TIFF')] + [encoded(im, 'JPEG', exif=b'Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0')]
+    for i in range(200):
+        data = bytearray(rng.choice(whole))
+        for _ in range(rng.randint(1, 8)): data[rng.randrange(min(len(data), rng.choice([60, 10**6])))] = rng.randrange(256)
+        if rng.random() < .3: del data[rng.randrange(len(data)):]
+        (tmp_path/f'{i:03}.png').write_bytes(data)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        said = predict(model, tmp_path)
+    assert len(said) == 200 and [Path(s.file).name for s in said] == sorted(p.name for p in tmp_path.iterdir())
+    assert all((s.error is None) == (len(s.top) == 3) and (s.error is None or s.label is None) for s in said)
+    assert 20 < sum(s.error is not None for s in said) < 200
+
+
+def test_folders_thresholds_and_options(model, pictures, tmp_path):
+    folder = pictures[0].parent
+    assert [s.file for s in predict(model, folder)] == [str(p) for p in pictures]
+    assert [s.file for s in predict(model, [pictures[3], folder, str(pictures[0])])] == [str(p) for p in (pictures[3], *pictures, pictures[0])]
+    (tmp_path/'.hidden').mkdir()
+    for name in ('._a.jpg', '.hidden/b.jpg', 'notes.txt'): (tmp_path/name).write_bytes(b'')
+    with pytest.raises(ValueError, match='no pictures in this folder'): predict(model, tmp_path)
+    assert predict(model, []) == []
+    never, always = predict(model, pictures[:1], threshold=1.)[0], predict(model, pictures[:1], threshold=0., top=99)[0]
+    assert never.label is None and 'not sure' in str(never) and never.probability == always.probability
+    assert always.label == always.top[0][0] and len(always.top) == 3 and abs(sum(p for _, p in always.top) - 1) < 1e-5
+    assert json.loads(json.dumps(saved.asdict(always)))['label'] == always.label
+    for wrong in (dict(top=0), dict(threshold=2), dict(threshold=float('nan')), dict(bs=0), dict(bs=True)):
+        with pytest.raises(ValueError, match='threshold'): predict(model, pictures, **wrong)
+    for other in ('m.safetensors', torch.nn.Linear(1, 1)):
+        with pytest.raises(TypeError, match='not a loaded model'): predict(other, pictures)
+
+
+def test_weights_out_of_range_give_no_label(file, pictures, tmp_path):
+    about, tensors = parts(file)
+    tensors['1.8.weight'] = torch.full_like(tensors['1.8.weight'], 3e38)
+    model = load_model(write(tmp_path/'m.safetensors', dict(about, sha256=saved._digest(tensors)), tensors))
+    said = predict(model, pictures[0])[0]
+    assert said.label is None and 'no finite answer' in said.error
+
+
+def test_expected_classes(file):
+    assert load_model(file, classes=sorted(NAMES)).about.classes == sorted(NAMES)
+    with pytest.raises(ValueError, match='3 classes.*not the 2 asked for'): load_model(file, classes=['a', 'b'])
+
+
+# ---- a second process
+
+def test_another_process_needs_no_fastai(file, model, pictures, tmp_path):
+    code = '''
+import json, sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split('.')[0] in ('fastai', 'fastcore', 'fastprogress'): raise ImportError(f'{name} was asked for')
+sys.meta_path.insert(0, Refuse())
+import torch
+rng = torch.get_rng_state()
+from ch5clf.saved import load_model, predict
+said = predict(load_model(sys.argv[1]), sys.argv[2])
+assert torch.get_rng_state().equal(rng)
+assert not [m for m in sys.modules if m.split('.')[0] in ('fastai', 'pandas', 'matplotlib')]
+assert [m for m in sys.modules if m.startswith('ch5clf')] == ['ch5clf', 'ch5clf.saved'], sys.modules.keys()
+print(json.dumps([(s.file, s.top) for s in said]))
+'''
+    env = {**os.environ, 'PYTHONUTF8': '1', 'PYTHONPATH': str(Path(saved.__file__).resolve().parents[1])}
+    r = subprocess.run([sys.executable, '-W', 'error::UserWarning', '-c', code, str(file), str(pictures[0].parent)], capture_output=True, text=True, encoding='utf-8', cwd=tmp_path, env=env)
+    assert r.returncode == 0 and r.stderr == '', r.stderr
+    for (f, top), s in zip(json.loads(r.stdout), predict(model, pictures), strict=True):
+        assert f == s.file and all(c == d and abs(p - q) < 1e-5 for (c, p), (d, q) in zip(top, s.top, strict=True))
