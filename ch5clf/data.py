@@ -18,8 +18,8 @@ from .presize import PresizeDL, presize_store
 from .pretrained import lite0
 from fastai.vision.all import *
 
-# %% ../nbs/00_data.ipynb #55b34056
-_name = re.compile(r'^(?P<breed>.*[^\W\d_].*?) *_\d+\.(jpe?g|jfif|png|bmp|gif|webp|avif|tiff?|heic)$', re.IGNORECASE)
+# %% ../nbs/00_data.ipynb #8591cf41
+_name = re.compile(r'^(?P<breed>.*[^\W\d_].*?) *_\d+\.(jpe?g?|jfif|png|bmp|gif|webp|avif|tiff?|hei[cf])$', re.IGNORECASE)
 _apps = r'img|image|dsc[nf]?|_dsc|sam|dji|cimg|pxl|photo|picture|pic|mvimg|gopr|scan|screenshot|kakaotalk|whatsapp|signal|snapchat|untitled|download|frame|스크린샷|사진|이미지|캡처|무제'
 _camera = re.compile(rf'(?:fb_)?(?:{_apps})(?:[ _.:-]|\d|image|photo|wa\d|오전|오후|at)*', re.IGNORECASE)
 
@@ -107,7 +107,7 @@ def course_data() -> CourseData: # path, kind and budget
     if len(set(found.map(labeller_for(path, found)))) < 2: raise ValueError(f'CH5CLF_DATA={chosen}: {len(found)} pictures of a single class; at least two classes are needed, as Breed_name_12.jpg or a folder for each')
     return CourseData(path, 'own', **_budgets['own'])
 
-# %% ../nbs/00_data.ipynb #86cfb144
+# %% ../nbs/00_data.ipynb #977918c9
 def pet_block(
     path, # folder of pictures; decides how labels and split are told
     size=128, # pixels a side of the pictures that the model sees
@@ -136,6 +136,14 @@ def _without_unreadable(files, problems):
     print(f'{len(problems)} of {len(files)} pictures are left out:', *[problem_of(f) or why for f, why in list(problems.items())[:10]], sep='\n  ')
     return files.filter(lambda f: str(f) not in problems)
 
+class _Relabelled:
+    "A label function, corrected for some files."
+    def __init__(self, labeller, labels, files):
+        unknown = set(labels) - {f.name for f in files}
+        if unknown: raise ValueError(f'labels: {sorted(unknown)[0]} is no picture of this folder ({len(unknown)} such names); give names of files, such as {files[0].name}')
+        self.labeller, self.labels = labeller, labels
+    def __call__(self, file:str|Path) -> str: return self.labels.get(Path(file).name) or self.labeller(file)
+
 def pet_dls(
     path, # folder of pictures: `Breed_name_12.jpg`, or a folder for each class
     size=128, # pixels a side of the pictures that the model sees
@@ -143,6 +151,7 @@ def pet_dls(
     bs=32, # pictures in a batch
     seed=42, # of the random split, where the folder has none of its own
     cached=True, # each picture decoded once, one interpolation (`ch5clf.presize`); False: fastai's own pipeline, `pet_block`
+    labels=None, # dict from a file's name to its label, for those that are not what name or folder say
     num_workers=0, # processes that load; with 0 two runs with one seed are equal
     **kwargs, # for fastai's `DataBlock.dataloaders`
 ) -> DataLoaders: # batches: pictures (bs, 3, size, size) in 0..1, labels (bs,)
@@ -152,6 +161,7 @@ def pet_dls(
     files = usable_images(path, decode=not cached)
     if not files: raise ValueError(f'{path}: no pictures in this folder; expected Breed_name_12.jpg files, or a folder for each class')
     labeller, splitter = labeller_for(path, files), _splitter_for(path, seed, files)
+    if labels: labeller = _Relabelled(labeller, labels, files)
     store = presize_store(files, presize) if cached else None
     files = _without_unreadable(files, store.problems if cached else {})
     train, valid = splitter(files)

@@ -22,11 +22,11 @@ from fastcore.imports import IN_NOTEBOOK
 from fastprogress.fastprogress import progress_bar
 from PIL import Image, UnidentifiedImageError
 
-# %% ../nbs/workshop/20_photos.ipynb #de355951
+# %% ../nbs/workshop/20_photos.ipynb #51ba7590
 _formats = dict(JPEG='.jpg .jpeg .jpe .jfif .mpo', PNG='.png .apng', GIF='.gif', BMP='.bmp .dib', WEBP='.webp', TIFF='.tif .tiff', AVIF='.avif .avifs',
                 HEIF='.heic .heif .hif', JPEG2000='.jp2 .j2k .jpx .jpf .jpc .j2c', ICO='.ico', PPM='.ppm .pgm .pbm .pnm')
 _formats = {k: v.split() for k, v in _formats.items()}
-_suffixes = set(image_extensions) | {'.heic', '.heif', '.jfif', '.webp', '.avif'}  # those of `picture_files`
+_suffixes = set(image_extensions) | {'.heic', '.heif', '.jfif', '.webp', '.avif'}
 _raws, _films = set('.dng .nef .cr2 .cr3 .arw .orf .rw2 .raf .pef .srw'.split()), set('.mov .mp4 .m4v .avi .mkv .3gp .webm'.split())
 
 _remedies = {  # problem: may the picture be trained on? and what to do; their order is that of a file's rows
@@ -271,7 +271,7 @@ def _shows(file):
     try: return bool(str(file).encode('utf-8'))
     except UnicodeEncodeError: return False
 
-# %% ../nbs/workshop/20_photos.ipynb #0359aeee
+# %% ../nbs/workshop/20_photos.ipynb #065fc151
 def _sides(path, files):
     "Where the split stands written (labels.csv, or folders named train, valid, test), the side of each picture; else None, for a random split."
     try: written = pd.read_csv(path/'labels.csv').set_index('name')['split'].to_dict()
@@ -290,7 +290,7 @@ def _twins(path, pixels, labels, sides):
         if len(group) > 1: yield from _twin_rows(path, group, labels, sides)
 
 def _twin_rows(path, group, labels, sides):
-    def other(f, told): return next((o for o in group if told.get(f) and told.get(o) not in (None, told[f])), None)
+    def other(f, told): return next((o for o in group if told.get(f) and told.get(o) not in (None, told[f])), None) if len({told.get(o) for o in group} - {None}) > 1 else None
     for f in group:
         def same(o): return f'the same {"bytes" if _same_bytes(f, o) else "pixels"} as {_name_of(o, path)}'
         rival, leak, twin = other(f, labels), other(f, sides), group[f == group[0]]

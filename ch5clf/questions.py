@@ -682,7 +682,7 @@ _note('r10', 'The gradient of `(a-b)*2` is `2(a-b)`; for cross-entropy too the g
     {'a': say('Differentiate `(a-b)*2` with respect to a: what is left of a?', '`(a-b)*2`를 a로 미분하면 a가 남나요?'), 'c': say('The largest that the gradient can be is 1: why?', '기울기는 아무리 커도 1이에요. 왜 그런가요?')}, say('One star or two? And what lies between the activations and the probabilities?', '별이 하나인가요, 둘인가요? 그리고 활성값과 확률 사이에는 무엇이 있나요?'),
     say('A factor of 2 has the gradient 2; a square has 2(a-b). Softmax is not linear, so neither is the gradient in a; it is bounded, though, and so no single picture can throw the weights far.', '2를 곱하면 기울기는 2이고, 제곱하면 2(a-b)예요. softmax가 선형이 아니므로 기울기도 a에 대해 선형이 아니에요. 다만 한계가 있어서 사진 한 장이 가중치를 멀리 던지지 못해요.'), ('01_loss.ipynb', '8. The gradient: softmax minus target'))
 
-# %% ../nbs/workshop/15_questions.ipynb #5787c385
+# %% ../nbs/workshop/15_questions.ipynb #e470a9de
 def progress(lang: str | None = None # language of the report; None: CH5CLF_LANG, else that of the last answer
             ) -> Report: # shows itself; `.csv(path)` writes it for a teacher
     "How far you are: question by question, what to reread, three questions to start the next day with."
@@ -699,10 +699,15 @@ def load_ipython_extension(shell) -> None:
     questions.register()
 
 _names_, _blocks_, _baseline_ = '2. Looking around: paths, lists and names', '3. From files to batches: the `DataBlock`', '4. The baseline, and how far to trust it'
+_presizing_, _rules_, _groups_ = '5. Presizing: two ways to damage a picture', '3. Two rules of thumb, and what each costs', '3. A rate for each group'
 for _file, _headings in {
-    '00_data.ipynb': dict(q02=_names_, q03=_names_, q04=_names_, q05=_names_, q07=_blocks_, q08=_blocks_, m03=_baseline_),
+    '00_data.ipynb': dict(q02=_names_, q03=_names_, q04=_names_, q05=_names_, q07=_blocks_, q08=_blocks_, m03=_baseline_,
+                          q01=_presizing_, q06=_presizing_, q09='6. Train before you clean'),
     '01_loss.ipynb': dict(q11='3. Softmax: logits to probabilities, all classes at once', q12='6. When softmax is the wrong choice: several classes, or none',
                           q14='2. Two classes: sigmoid and `torch.where`; more: indexing', further='8. The gradient: softmax minus target'),
+    '02_lr_finder.ipynb': dict(q16=_rules_, q16b=_rules_, q16c=_rules_),
+    '03_finetune.ipynb': dict(q17='2. The two steps of `fine_tune`', q18='2. The two steps of `fine_tune`', q19=_groups_, q20=_groups_, q20b=_groups_, q20c=_groups_, q21='8. How many epochs?'),
+    '04_deeper.ipynb': dict(q22='2. What the number in the name counts', q23='6. Half precision, on the device that you have', m05='5. Where the memory goes'),
 }.items():
     for _id, _heading in _headings.items(): questions[_id].section = _file, _heading
 questions.arrange(['q', 't', 'm', 'further', 'x', 'c', 'r'])

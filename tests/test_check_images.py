@@ -357,7 +357,7 @@ def test_two_checks_at_once_leave_the_filters_alone(two_hundred):
 
 
 def test_pillows_log_is_silent_while_we_look(caplog):
-    with data._quietly(): logging.getLogger('PIL.TiffImagePlugin').error('more samples than can be decoded')
+    with photos._quietly(): logging.getLogger('PIL.TiffImagePlugin').error('more samples than can be decoded')
     assert not caplog.records and logging.getLogger('PIL').level < logging.CRITICAL
 
 

@@ -1,0 +1,143 @@
+"""Record the runs that the chapter on deeper networks draws: `python bench/deeper_runs.py [capacity] [grow]`.
+
+Writes ch5clf/runs/deeper.json (capacity) and ch5clf/runs/deeper_grow.json. A run that is recorded already, with the same
+arm and seed, is not repeated: delete the file to begin anew. `--minutes 3` stops after the run in which they are over.
+`grow` gives every arm the same seconds of one core's work (not of the clock on the wall, so other programs disturb little).
+"""
+import argparse
+import json
+import math
+import time
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from fastai.vision.all import get_image_files, set_seed, vision_learner
+from torch import nn
+
+from ch5clf.data import pet_dls
+from ch5clf.lesson import record
+from ch5clf.lr_finder import frozen_features
+from ch5clf.pretrained import lite0, lite1, lite2
+from ch5clf.sample import cache_folder, paper_pets, paper_pets_test
+
+RUNS = Path(__file__).resolve().parents[1]/'ch5clf'/'runs'
+PASSES, KEPT, SEEDS, GROW_SEEDS, SECONDS = 6, 64, 20, 5, 12
+CAPACITY = (f'Heads on the features of a frozen lite0 (128 px, eval mode; the first {KEPT} principal components), paper pets, 12 breeds. small: one linear layer; large: two hidden layers of 256. few: 10 training '
+            f'pictures of a breed, many: 48. A tenth of the training labels is replaced by another breed, chosen anew for each seed. AdamW, one-cycle, batches of 64, 360 steps for all, peak rate 1e-2 for small, 2e-3 for large, weight decay 0 unless named. '
+            f'augmentation: each epoch one of {PASSES} augmented passes; dropout: 0.5 before each layer; weight decay: 10. Settings were chosen on validation with other seeds. loss: on the training pictures as labelled, eval mode, '
+            f'not augmented; memorised: share of the wrong labels that the head repeats; error: on 144 validation pictures; test_error: on 480 others.')
+GROW = f'ch5clf.deeper.grow, {SECONDS} seconds of one core for each rung (clock=time.process_time, one thread): 576 pictures of paper pets to train on, 144 to validate.'
+
+
+def computed_features(size=128):
+    "Features (n, f) and targets: training pictures without augmentation and in augmented passes (a list), validation, test."
+    set_seed(0)
+    dls = pet_dls(paper_pets(), size=size)
+    learn = vision_learner(dls, lite0)
+    plain, y, _ = frozen_features(learn, dls.valid.new(dls.train_ds))
+    train = dls.train.new(shuffle=False, drop_last=False)
+    augmented = [frozen_features(learn, train)[0] for _ in range(PASSES)]
+    test = dls.test_dl(get_image_files(paper_pets_test(paper_pets())), with_labels=True)
+    return [plain, *augmented], y, frozen_features(learn, dls.valid)[:2], frozen_features(learn, test)[:2]
+
+
+def features():
+    "(passes + 1, n, KEPT) of the training pictures, their labels, and (features, labels) of validation and test: principal components, scaled to a spread of 1."
+    file = cache_folder()/f'deeper-features-{PASSES}.pt'
+    if not file.exists(): torch.save(computed_features(), file)
+    passes, y, *held_out = torch.load(file)
+    mean = passes[0].mean(0)
+    torch.manual_seed(0)
+    axes = torch.pca_lowrank(passes[0] - mean, q=KEPT, center=False, niter=4)[2]
+    scale = ((passes[0] - mean)@axes).std()
+    return torch.stack([(x - mean)@axes/scale for x in passes]), y, [((x - mean)@axes/scale, t) for x, t in held_out]
+
+
+def wrong_labels(y, seed, share=.1):
+    "Labels of which a share names another class, and which ones."
+    g = torch.Generator().manual_seed(seed)
+    wrong = torch.zeros(len(y), dtype=torch.bool)
+    wrong[torch.randperm(len(y), generator=g)[:round(share*len(y))]] = True
+    n = int(y.max()) + 1
+    return torch.where(wrong, (y + torch.randint(1, n, y.shape, generator=g)) % n, y), wrong
+
+
+def head(n_in, n_out, large, dropout):
+    widths = [n_in, 256, 256, n_out] if large else [n_in, n_out]
+    layers = [m for a, b in zip(widths, widths[1:]) for m in (nn.Dropout(dropout), nn.Linear(a, b), nn.ReLU())]
+    return nn.Sequential(*layers[:-1])
+
+
+def capacity_run(data, seed, large, per_class=None, augment=False, dropout=0., decay=0., steps=360):
+    x, y, held_out = data
+    torch.manual_seed(seed)
+    if per_class: pick = torch.cat([(y == c).nonzero()[:, 0][torch.randperm(int((y == c).sum()))[:per_class]] for c in range(12)])
+    else: pick = torch.arange(len(y))
+    x, true = x[:, pick], y[pick]
+    given, wrong = wrong_labels(true, seed)
+    model = head(x.shape[-1], 12, large, dropout)
+    rate, epochs = 2e-3 if large else 1e-2, math.ceil(steps/math.ceil(len(true)/64))
+    opt = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=decay)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(opt, rate, total_steps=epochs*math.ceil(len(true)/64))
+    for epoch in range(epochs):
+        seen = x[1 + (epoch + seed) % PASSES] if augment else x[0]
+        for i in torch.randperm(len(true)).split(64):
+            opt.zero_grad()
+            F.cross_entropy(model(seen[i]), given[i]).backward()
+            opt.step(); schedule.step()
+    model.eval()
+    with torch.no_grad(): train, valid, test = model(x[0]), *[model(hx) for hx, _ in held_out]
+    (_, vy), (_, ty) = held_out
+    missed = int((valid.argmax(1) != vy).sum())
+    return dict(loss=F.cross_entropy(train, given).item(), memorised=(train.argmax(1) == given)[wrong].float().mean().item(), wrong=missed, total=len(vy), error=missed/len(vy),
+                valid_loss=F.cross_entropy(valid, vy).item(), test_error=(test.argmax(1) != ty).float().mean().item())
+
+
+CAPACITY_ARMS = {
+    'small, few': dict(large=False, per_class=10), 'large, few': dict(large=True, per_class=10),
+    'small, many': dict(large=False), 'large, many': dict(large=True),
+    'large, many: augmentation': dict(large=True, augment=True), 'large, many: dropout': dict(large=True, dropout=.5), 'large, many: weight decay': dict(large=True, decay=10.),
+    'large, many: all three': dict(large=True, augment=True, dropout=.5, decay=10.)}
+RUNGS = {'lite0, 64 px': (lite0, 64), 'lite0, 96 px': (lite0, 96), 'lite0, 64 then 96 px': (lite0, (64, 96)), 'lite1, 96 px': (lite1, 96), 'lite2, 96 px': (lite2, 96)}
+
+
+def capacity_arms():
+    data = features()
+    return {arm: lambda seed, how=how: capacity_run(data, seed, **how) for arm, how in CAPACITY_ARMS.items()}
+
+
+def grow_arms():
+    from ch5clf.deeper import grow
+    def run(seed, rung):
+        row = grow(paper_pets(), [rung], seconds=SECONDS, seed=seed, clock=time.process_time).iloc[0]
+        return {k: row[k].item() for k in ('seconds', 'pictures', 'valid_loss', 'wrong', 'total', 'error')}
+    return {arm: lambda seed, rung=rung: run(seed, rung) for arm, rung in RUNGS.items()}
+
+
+def make(out, arms, seeds, about, until):
+    rows = json.loads(out.read_text(encoding='utf-8'))['rows'] if out.exists() else []
+    for seed in range(1, seeds + 1):
+        for arm, run in arms.items():
+            if any(r['arm'] == arm and r['seed'] == seed for r in rows): continue
+            if time.monotonic() > until: return print(f'{out.name}: time is over, {len(rows)} runs; call again to go on')
+            rows.append(dict(arm=arm, seed=seed, **run(seed)))
+            rows.sort(key=lambda r: (list(arms).index(r['arm']), r['seed']))
+            record(out, rows, about)
+            print(next(r for r in rows if r['arm'] == arm and r['seed'] == seed), flush=True)
+    print(f'{out.name}: complete, {len(rows)} runs')
+
+
+def main():
+    torch.set_num_threads(1)  # tiny matrices: threads cost more than they give, and a busy machine disturbs one thread least
+    p = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    p.add_argument('what', nargs='*', help='capacity, grow; both by default')
+    p.add_argument('--minutes', type=float, default=math.inf)
+    args = p.parse_args()
+    if unknown := set(args.what) - {'capacity', 'grow'}: p.error(f'{", ".join(unknown)}: expected capacity or grow')
+    until = time.monotonic() + 60*args.minutes
+    if 'capacity' in args.what or not args.what: make(RUNS/'deeper.json', capacity_arms(), SEEDS, CAPACITY, until)
+    if 'grow' in args.what or not args.what: make(RUNS/'deeper_grow.json', grow_arms(), GROW_SEEDS, GROW, until)
+
+
+if __name__ == '__main__': main()

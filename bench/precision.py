@@ -1,0 +1,207 @@
+"""float32 against bfloat16 on this machine's CPU: time, peak memory, error.
+
+    python bench/precision.py [speed] [error] [--minutes 3] [--threads 1]
+
+Writes bench/results/precision.json and precision.md, and the error runs also to ch5clf/runs/precision.json, which the chapter
+on deeper networks draws. What is recorded already is not repeated: delete the files to begin anew. Times are medians of
+interleaved rounds; peak memory is the highest sum of live allocations that torch's profiler saw, the model's weights not counted.
+"""
+import argparse
+import json
+import math
+import os
+import platform
+import sys
+import time
+from datetime import date
+from pathlib import Path
+from statistics import median
+
+os.environ.setdefault('KINETO_LOG_LEVEL', '5')  # the profiler's chatter
+import torch  # noqa: E402
+import torch.nn.functional as F  # noqa: E402
+from fastai.callback.training import ShortEpochCallback  # noqa: E402
+from fastai.vision.all import error_rate, noop, set_seed, vision_learner  # noqa: E402
+from torch.profiler import ProfilerActivity, profile  # noqa: E402
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from ch5clf.data import pet_dls  # noqa: E402
+from ch5clf.deeper import _cpu_units, mixed_precision, training_memory  # noqa: E402
+from ch5clf.finetune import frozen_batchnorm  # noqa: E402
+from ch5clf.lesson import record, versions  # noqa: E402
+from ch5clf.lr_finder import frozen_features  # noqa: E402
+from ch5clf.pretrained import lite0  # noqa: E402
+from ch5clf.sample import cache_folder, paper_pets  # noqa: E402
+
+JSON, TABLE, RUNS = ROOT/'bench'/'results'/'precision.json', ROOT/'bench'/'results'/'precision.md', ROOT/'ch5clf'/'runs'/'precision.json'
+ROUNDS, SEEDS, SIZE = 5, 5, 48
+CASES = [('forward, body', 224, 4), ('forward, body', 128, 8), ('training step', 128, 4)]
+ARMS = {'float32': (None, False), 'bfloat16': (torch.bfloat16, False), 'float32, channels last': (None, True), 'bfloat16, channels last': (torch.bfloat16, True)}
+ABOUT = (f'lite0, paper pets, {SIZE} px, batches of 8, mixed_precision(learn, dtype) on a CPU: the head trained for 8 epochs on features of the body (computed in the same precision), then the whole model on a sixth of the training '
+         f'pictures (fit, slice(1e-5, 1e-3), batch-norm of the body frozen). Same seed, same pictures, same order in both arms. error: 144 validation pictures; seconds: of the training of the whole model, without validation.')
+
+
+def read(path): return json.loads(path.read_text(encoding='utf-8'))['rows'] if path.exists() else []
+
+
+# --- time and memory
+
+def body(channels_last):
+    torch.manual_seed(0)
+    model = lite0(pretrained=False)
+    return model.to(memory_format=torch.channels_last) if channels_last else model
+
+
+def work(what, size, bs, dtype, channels_last):
+    "A function that does one forward pass of the body, or one training step."
+    model = body(channels_last)
+    x, y = torch.randn(bs, 3, size, size), torch.arange(bs) % 12
+    if channels_last: x = x.to(memory_format=torch.channels_last)
+    cast = torch.autocast('cpu', dtype=dtype or torch.bfloat16, enabled=dtype is not None)
+    if what == 'forward, body':
+        model.eval()
+        def run():
+            with torch.no_grad(), cast: model.forward_features(x)
+    else:
+        opt = torch.optim.AdamW(model.parameters(), lr=1e-4)
+        def run():
+            with cast: out = model(x)
+            F.cross_entropy(out.float(), y).backward()
+            opt.step()
+            opt.zero_grad()
+    return run
+
+
+def peak(run):
+    "Highest live memory in bytes that a run adds."
+    run()
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as prof: run()
+    live = highest = 0
+    for e in sorted((e for e in prof.profiler.kineto_results.events() if e.name() == '[memory]'), key=lambda e: e.start_ns()):
+        live += e.nbytes()
+        highest = max(highest, live)
+    return highest
+
+
+def speed_rows(what, size, bs):
+    runs = {arm: work(what, size, bs, *how) for arm, how in ARMS.items()}
+    times = {arm: [] for arm in runs}
+    for run in runs.values(): run()
+    for _ in range(ROUNDS):
+        for arm, run in runs.items():
+            start = time.perf_counter()
+            run()
+            times[arm].append(time.perf_counter() - start)
+    plain = times['float32']
+    return [dict(what=what, size=size, bs=bs, arm=arm, threads=torch.get_num_threads(), seconds=median(t), speedup=median(plain)/median(t),
+                 speedup_range=[min(r := [a/b for a, b in zip(plain, t)]), max(r)], peak_bytes=peak(runs[arm])) for arm, t in times.items()]
+
+
+# --- error
+
+def train_head(rest, x, y, dtype, seed):
+    torch.manual_seed(seed)
+    opt = torch.optim.AdamW(rest.parameters(), lr=1e-3)
+    rest.train()
+    for _ in range(8):
+        for i in torch.randperm(len(y)).split(64):
+            with torch.autocast('cpu', dtype=dtype, enabled=dtype != torch.float32): out = rest(x[i])
+            opt.zero_grad()
+            F.cross_entropy(out.float(), y[i]).backward()
+            opt.step()
+
+
+def body_features(learn, dls, dtype):
+    "The same for every seed, so kept."
+    file = cache_folder()/f'precision-features-{SIZE}-{str(dtype)[6:]}.pt'
+    if not file.exists():
+        with torch.autocast('cpu', dtype=dtype, enabled=dtype != torch.float32): torch.save(frozen_features(learn, dls.valid.new(dls.train_ds))[:2], file)
+    return torch.load(file)
+
+
+def error_run(dtype, seed):
+    set_seed(seed)
+    dls = pet_dls(paper_pets(), size=SIZE, presize=60, bs=8)
+    learn = vision_learner(dls, lite0, metrics=error_rate, cbs=frozen_batchnorm())
+    cb = mixed_precision(learn, dtype)
+    memory = training_memory(learn)
+    x, y = body_features(learn, dls, dtype)
+    train_head(learn.model[1][2:], x, y, dtype, seed)  # after pooling and flattening
+    learn.unfreeze()
+    set_seed(seed)
+    with learn.no_bar(), learn.no_logging():
+        start = time.perf_counter()
+        learn.fit(1, slice(1e-5, 1e-3), cbs=ShortEpochCallback(1/6))
+        seconds = time.perf_counter() - start
+        logits, targets = learn.get_preds(act=noop)
+    wrong = int((logits.argmax(1) != targets).sum())
+    assert cb.dtype == dtype and logits.dtype == torch.float32
+    return dict(error=wrong/len(targets), wrong=wrong, total=len(targets), loss=F.cross_entropy(logits, targets).item(), seconds=seconds, activations_MB=memory.activations)
+
+
+# --- the table
+
+def flags():
+    if not (info := Path('/proc/cpuinfo')).exists(): return platform.processor() or platform.machine(), []
+    text = info.read_text(encoding='utf-8')
+    words = next((line.split(':', 1)[1].split() for line in text.splitlines() if line.lower().startswith(('flags', 'features'))), [])
+    name = next((line.split(':', 1)[1].strip() for line in text.splitlines() if line.startswith('model name')), platform.machine())
+    return name, [w for w in words if w.startswith(('avx', 'amx', 'bf16', 'fma', 'f16c', 'sve'))]
+
+
+def table(rows, runs):
+    name, found = flags()
+    units = _cpu_units()
+    lines = ['# float32 against bfloat16 on a CPU', '',
+             f'{date.today().isoformat()}, {platform.machine()}, {name}, {os.cpu_count()} cores, torch {torch.__version__}. Vector flags of this CPU: {", ".join(found) or "unknown"}. '
+             f'bfloat16 units: {", ".join(units) or "**none** (neither avx512_bf16 nor amx_bf16)"}.', '',
+             f'lite0; medians of {ROUNDS} interleaved rounds; speed-up against plain float32 (over 1 is faster) with its range over rounds. Goal: 1.8 times for the forward pass of the body at 224 px, where the CPU has the units.', '',
+             '| what | pixels | pictures | threads | arm | seconds | speed-up | peak memory, MB |', '| --- | --- | --- | --- | --- | --- | --- | --- |']
+    for r in rows:
+        low, high = r['speedup_range']
+        lines.append(f"| {r['what']} | {r['size']} | {r['bs']} | {r['threads']} | {r['arm']} | {r['seconds']:.2f} | {r['speedup']:.2f} ({low:.2f} to {high:.2f}) | {r['peak_bytes']/1e6:.0f} |")
+    goal = next((r for r in rows if r['arm'].startswith('bfloat16') and r['size'] == 224), None)
+    best = max((r['speedup'] for r in rows if r['arm'].startswith('bfloat16') and r['size'] == 224), default=0)
+    if goal: lines += ['', f'{"The goal is met" if best >= 1.8 else "The goal is not met"}: {best:.2f} times.' if units else
+                       f'The goal does not apply: this CPU has no bfloat16 units, and without them bfloat16 takes {1/best:.0f} times as long. `mixed_precision(learn)` therefore stays with float32 here and says so; it was made to insist for this table.']
+    lines += ['', '## Error', '', ABOUT, '', '| seed | float32: wrong | bfloat16: wrong | float32: loss | bfloat16: loss | float32: seconds | bfloat16: seconds |', '| --- | --- | --- | --- | --- | --- | --- |']
+    by = {(r['arm'], r['seed']): r for r in runs}
+    pairs = [(by['float32', s], by['bfloat16', s]) for s in sorted({s for _, s in by}) if ('float32', s) in by and ('bfloat16', s) in by]
+    for a, b in pairs: lines.append(f"| {a['seed']} | {a['wrong']} of {a['total']} | {b['wrong']} of {b['total']} | {a['loss']:.3f} | {b['loss']:.3f} | {a['seconds']:.1f} | {b['seconds']:.1f} |")
+    if len(pairs) > 1:
+        gaps = [b['wrong'] - a['wrong'] for a, b in pairs]
+        mean, spread = sum(gaps)/len(gaps), math.sqrt(sum((g - sum(gaps)/len(gaps))**2 for g in gaps)/(len(gaps) - 1)/len(gaps))
+        lines += ['', f'bfloat16 has on average {mean:+.1f} more wrong of {pairs[0][0]["total"]} (standard error over {len(pairs)} seeds {spread:.1f}). '
+                  f'Activations kept for a batch of 8: {pairs[0][0]["activations_MB"]:.0f} MB in float32, {pairs[0][1]["activations_MB"]:.0f} MB in bfloat16.']
+    return '\n'.join(lines) + '\n'
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    p.add_argument('what', nargs='*', help='speed, error; both by default')
+    p.add_argument('--minutes', type=float, default=math.inf)
+    p.add_argument('--threads', type=int)
+    args = p.parse_args()
+    if args.threads: torch.set_num_threads(args.threads)
+    if unknown := set(args.what) - {'speed', 'error'}: p.error(f'{", ".join(unknown)}: expected speed or error')
+    until = time.monotonic() + 60*args.minutes
+    rows, runs = read(JSON), read(RUNS)
+    for what, size, bs in CASES if 'speed' in args.what or not args.what else []:
+        if any((r['what'], r['size']) == (what, size) for r in rows) or time.monotonic() > until: continue
+        rows += speed_rows(what, size, bs)
+        JSON.write_text(json.dumps(dict(about=__doc__, made=dict(date=date.today().isoformat(), machine=flags()[0], flags=flags()[1], versions=versions()), rows=rows), indent=1) + '\n', encoding='utf-8')
+    for seed in range(1, SEEDS + 1) if 'error' in args.what or not args.what else []:
+        for arm in ('float32', 'bfloat16'):
+            if any((r['arm'], r['seed']) == (arm, seed) for r in runs) or time.monotonic() > until: continue
+            runs.append(dict(arm=arm, seed=seed, **error_run(getattr(torch, arm), seed)))
+            runs.sort(key=lambda r: (['float32', 'bfloat16'].index(r['arm']), r['seed']))
+            name, _ = flags()
+            record(RUNS, runs, f'{ABOUT} CPU: {name}, bfloat16 units: {", ".join(_cpu_units()) or "none"}.')
+            print(runs[-1], flush=True)
+    TABLE.write_text(table(rows, runs), encoding='utf-8')
+    print(table(rows, runs))
+
+
+if __name__ == '__main__': main()
