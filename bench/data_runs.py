@@ -1,7 +1,7 @@
 """Record the data chapter's comparisons: `python bench/data_runs.py presize|cleaning [PHOTOS] [--minutes M]`.
 
-Writes ch5clf/runs/presize.json and cleaning.json. PHOTOS is a folder that holds pets_dev/ and clothing_dev/ (real photos, not in this
-repository). Seeds are taken in turn over the arms, so that arms stay paired; a run that is recorded is not repeated, and with --minutes
+Writes ch5clf/runs/presize.json and cleaning.json. With PHOTOS, a folder that holds pets_dev/ and clothing_dev/ (real photos, not in
+this repository), presize runs on these; without, on paper pets. Seeds are taken in turn over the arms, so that arms stay paired; a run that is recorded is not repeated, and with --minutes
 the script stops in good time and goes on at the next call.
 """
 import argparse, json
@@ -61,9 +61,12 @@ def cleaning_run(arm, seed):
 
 def plan(name, photos):
     if name == 'cleaning': return [(arm, seed, lambda arm=arm, seed=seed: cleaning_run(arm, seed)) for seed in range(1, 6) for arm in ('as found', 'cleaned', 'all right')]
-    sets = {'paper pets': (paper_pets(), 5)} | ({k: (photos/p/'images', 5) for k, p in (('Oxford pets', 'pets_dev'), ('clothing', 'clothing_dev'))} if photos else {})
+    sets = ({k: (photos/p/'images', 5) for k, p in (('Oxford pets', 'pets_dev'), ('clothing', 'clothing_dev'))} if photos else {'paper pets': (paper_pets(), 5)})
     return [(f'{k}: {arm}', seed, lambda arm=arm, path=path, seed=seed: presize_run(arm, path, seed)) for seed in range(1, 6) for k, (path, seeds) in sets.items() if seed <= seeds
             for arm in ('one interpolation', 'fastai presizing', 'resize first') if k == 'paper pets' or arm != 'resize first']
+
+
+def rows_of(file): return json.loads(file.read_text(encoding='utf-8'))['rows'] if file.exists() else []
 
 
 def main():
@@ -74,12 +77,11 @@ def main():
     a = ask.parse_args()
     out, end = RUNS/f'{a.name}.json', monotonic() + 60*a.minutes
     for arm, seed, run in plan(a.name, a.photos):
-        rows = json.loads(out.read_text(encoding='utf-8'))['rows'] if out.exists() else []
-        if any(r['arm'] == arm and r['seed'] == seed for r in rows): continue
+        if any(r['arm'] == arm and r['seed'] == seed for r in rows_of(out)): continue
         if monotonic() > end: return print('to be continued: run it again')
-        rows.append(dict(arm=arm, seed=seed, **run()))
-        record(out, rows, PRESIZE if a.name == 'presize' else CLEANING)
-        print(rows[-1], flush=True)
+        row = dict(arm=arm, seed=seed, **run())
+        record(out, [*rows_of(out), row], PRESIZE if a.name == 'presize' else CLEANING)
+        print(row, flush=True)
 
 
 if __name__ == '__main__': main()

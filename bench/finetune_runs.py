@@ -1,4 +1,4 @@
-"""Record the comparisons of the fine-tuning chapter: `python bench/finetune_runs.py SET SEEDS [--photos DIR] [--parts start,slice,rates,mystery,epochs,features] [--seconds 200] [--jobs 2]`.
+"""Record the comparisons of the fine-tuning chapter: `python bench/finetune_runs.py SET SEEDS [--photos DIR] [--parts start,slice,rates,mystery,suspects,epochs,features] [--seconds 200] [--jobs 2]`.
 
 SET is paper-pets, pets or clothing; SEEDS such as 1-20. Writes ch5clf/runs/finetune.json, a row for each arm and seed. A row that is there
 already is not run again, so the script can be stopped and called again; with --seconds it begins no new seeds after that time.
@@ -24,10 +24,10 @@ from ch5clf.sample import paper_pets
 OUT = Path(__file__).resolve().parents[1]/'ch5clf'/'runs'/'finetune.json'
 ABOUT = ('lite0, paper pets at 64 px and real photos at 96, batches of 16, float32; a few training pictures of each class (paper pets 8, Oxford pets 4, clothing 8), error on 12 (Oxford pets 6) others of each class; '
          'every seed draws pictures, head and batches anew and its arms share them. Arms of sections 4, 5 and 8 go on from a head trained for 20 epochs on frozen features at 3e-3; '
-         '3 epochs of one-cycle at slice(1e-5, 1e-3) with frozen batch-norm, unless the arm says otherwise.')
+         '3 epochs of one-cycle at slice(1e-5, 1e-3) with frozen batch-norm, unless the arm says otherwise. Seconds are those of one processor.')
 SETS = {'paper-pets': ('paper pets', 8, 12, 64), 'pets': ('Oxford pets', 4, 6, 96), 'clothing': ('clothing', 8, 12, 96)}
 SLICE = slice(1e-5, 1e-3)
-LAST = dict(start='its body, a new head', slice='all layers, a slice of rates', rates='random weights', mystery='twice the epochs', epochs='trained again', features='frozen stage, batch-norm frozen')  # each part's last arm: there, the part is done
+LAST = dict(start='its body, a new head', slice='all layers, a slice of rates', rates='random weights', mystery='rate 0', suspects='twice the epochs', epochs='trained again', features='frozen stage, batch-norm frozen')  # each part's last arm: there, the part is done
 
 
 def few(path, per_class, test_per_class, seed, size, bs=16):
@@ -90,36 +90,32 @@ def one_seed(path, per_class, test_per_class, size, seed, parts):
     learn = learner(dls)
     raw = copy.deepcopy(learn.model.state_dict())
 
-    def row(arm, section, n, seconds, **more): return dict(arm=arm, section=section, seed=seed, error=n/total, wrong=n, total=total, seconds=round(seconds, 2), **more)
+    def row(arm, section, n, **more): return dict(arm=arm, section=section, seed=seed, error=n/total, wrong=n, total=total, **more)
 
-    start = time.perf_counter()
     feature_fit(learn, 20, 3e-3)
-    seconds = time.perf_counter() - start
     good = copy.deepcopy(learn.model.state_dict())
-    yield row('head only', 4, wrong(learn.model, test), seconds)
+    yield row('head only', 4, wrong(learn.model, test))
 
     def arm(name, section, epochs=3, lr=SLICE, frozen=True, state=good, learn=learn, follow=False, **more):
         set_seed(seed)
         learn.model.load_state_dict(state)
         learn.opt = None
         learn.unfreeze()
-        errors, start = TestErrors(test), time.perf_counter()
+        errors = TestErrors(test)
         cbs = [errors if follow else NoValidation(), *([frozen_batchnorm()] if frozen else [])]
         if lr == 0: look(learn, epochs)
         else: learn.fit_one_cycle(epochs, lr, cbs=cbs)
-        seconds = time.perf_counter() - start
-        if not follow: return row(name, section, wrong(learn.model, test), seconds)
+        if not follow: return row(name, section, wrong(learn.model, test))
         train, valid, error = zip(*([float(v) for v in r] for r in learn.recorder.values))
-        return row(name, section, errors.wrong[-1], seconds, train_losses=train, valid_losses=valid, valid_errors=error, test_wrong=errors.wrong, **more)
+        return row(name, section, errors.wrong[-1], train_losses=train, valid_losses=valid, valid_errors=error, test_wrong=errors.wrong, **more)
 
     if 'start' in parts:
         yield arm('all at once', 1, lr=1e-2, state=raw)
         set_seed(seed)
         learn.model[1].load_state_dict({k[2:]: v for k, v in raw.items() if k.startswith('1.')})
         learn.opt = None
-        start = time.perf_counter()
         feature_fit(learn, 20, 3e-3)
-        yield row('its body, a new head', 1, wrong(learn.model, test), time.perf_counter() - start)
+        yield row('its body, a new head', 1, wrong(learn.model, test))
     if 'slice' in parts: yield arm('all layers, a slice of rates', 4)
     if 'rates' in parts:
         yield arm('all layers, one rate', 4, lr=1e-3)
@@ -129,16 +125,17 @@ def one_seed(path, per_class, test_per_class, size, seed, parts):
         yield arm('random weights', 4, lr=3e-3, frozen=False, state=copy.deepcopy(fresh.model.state_dict()), learn=fresh)
     if 'mystery' in parts:
         yield arm('unfrozen', 5, frozen=False)
-        yield arm('a tenth of the rates', 5, lr=slice(1e-6, 1e-4), frozen=False)
         yield arm('rate 0', 5, lr=0, frozen=False)
+    if 'suspects' in parts:
+        yield arm('a tenth of the rates', 5, lr=slice(1e-6, 1e-4), frozen=False)
         yield arm('twice the epochs', 5, epochs=6, frozen=False)
     if 'epochs' in parts:
         full = arm('the whole cycle', 8, epochs=6, follow=True)
         yield full
         stop = early_stop(full['valid_losses'])
-        yield row('stopped early', 8, full['test_wrong'][stop-1], full['seconds']*stop/6, epochs=stop)
+        yield row('stopped early', 8, full['test_wrong'][stop-1], epochs=stop)
         best = int(np.argmin(full['valid_errors'])) + 1
-        again = arm('trained again', 8, epochs=best) if best < 6 else {k: full[k] for k in ('section', 'seed', 'error', 'wrong', 'total', 'seconds')} | dict(arm='trained again')
+        again = arm('trained again', 8, epochs=best) if best < 6 else {k: full[k] for k in ('section', 'seed', 'error', 'wrong', 'total')} | dict(arm='trained again')
         again['epochs'] = best
         yield again
     if 'features' in parts:
@@ -146,17 +143,19 @@ def one_seed(path, per_class, test_per_class, size, seed, parts):
             set_seed(seed)
             learn.model.load_state_dict(raw)
             learn.opt = None
-            start = time.perf_counter()
+            start = time.process_time()
             feature_fit(learn, 20, 3e-3, views=views)
-            yield row(f'features once, {views} view{"s"[:views-1]}', 9, wrong(learn.model, test), time.perf_counter() - start)
+            seconds = time.process_time() - start
+            yield row(f'features once, {views} view{"s"[:views-1]}', 9, wrong(learn.model, test), seconds=seconds)
         for name, cbs, epochs in (('frozen stage', [], 5), ('frozen stage, batch-norm frozen', [frozen_batchnorm()], 5)):
             set_seed(seed)
             learn.model.load_state_dict(raw)
             learn.opt = None
             learn.freeze()
-            start = time.perf_counter()
+            start = time.process_time()
             learn.fit_one_cycle(epochs, 3e-3, cbs=[NoValidation(), *cbs])
-            yield row(name, 9, wrong(learn.model, test), time.perf_counter() - start)
+            seconds = time.process_time() - start
+            yield row(name, 9, wrong(learn.model, test), seconds=seconds)
 
 
 def begin(threads):
@@ -178,11 +177,10 @@ def main():
     ask.add_argument('set', choices=SETS)
     ask.add_argument('seeds', help='such as 1-20')
     ask.add_argument('--photos', type=Path)
-    ask.add_argument('--parts', '--sections', default=','.join(LAST))
+    ask.add_argument('--parts', default=','.join(LAST))
     ask.add_argument('--seconds', type=float, default=float('inf'))
     ask.add_argument('--jobs', type=int, default=2, help='seeds at a time, each in a process of its own')
     a = ask.parse_args()
-    if a.parts == '4,5': a.parts = 'slice,mystery,rates'  # TEMPORARY
     warnings.filterwarnings('ignore')
     label, *sizes = SETS[a.set]
     if a.set != 'paper-pets' and not a.photos: ask.error('real photos: give --photos DIR')

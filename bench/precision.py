@@ -157,6 +157,7 @@ def table(rows, runs):
     lines = ['# float32 against bfloat16 on a CPU', '',
              f'{date.today().isoformat()}, {platform.machine()}, {name}, {os.cpu_count()} cores, torch {torch.__version__}. Vector flags of this CPU: {", ".join(found) or "unknown"}. '
              f'bfloat16 units: {", ".join(units) or "**none** (neither avx512_bf16 nor amx_bf16)"}.', '',
+             f'Load average when this was written: {os.getloadavg()[0]:.1f}; other programs ran beside, so read ratios rather than seconds.' if hasattr(os, 'getloadavg') else '', '',
              f'lite0; medians of {ROUNDS} interleaved rounds; speed-up against plain float32 (over 1 is faster) with its range over rounds. Goal: 1.8 times for the forward pass of the body at 224 px, where the CPU has the units.', '',
              '| what | pixels | pictures | threads | arm | seconds | speed-up | peak memory, MB |', '| --- | --- | --- | --- | --- | --- | --- | --- |']
     for r in rows:
@@ -194,6 +195,7 @@ def main():
         JSON.write_text(json.dumps(dict(about=__doc__, made=dict(date=date.today().isoformat(), machine=flags()[0], flags=flags()[1], versions=versions()), rows=rows), indent=1) + '\n', encoding='utf-8')
     for seed in range(1, SEEDS + 1) if 'error' in args.what or not args.what else []:
         for arm in ('float32', 'bfloat16'):
+            runs = read(RUNS)
             if any((r['arm'], r['seed']) == (arm, seed) for r in runs) or time.monotonic() > until: continue
             runs.append(dict(arm=arm, seed=seed, **error_run(getattr(torch, arm), seed)))
             runs.sort(key=lambda r: (['float32', 'bfloat16'].index(r['arm']), r['seed']))

@@ -168,7 +168,7 @@ def training_memory(
         weights = sum(t.nbytes for t in (*learn.model.parameters(), *learn.model.buffers()))
         return pd.Series(dict(weights=weights, gradients=gradients, optimiser=state, activations=sum(kept.values())))/1e6
 
-# %% ../nbs/04_deeper.ipynb #48d6e0bd
+# %% ../nbs/04_deeper.ipynb #9dd08d36
 def _out_of_memory(e):
     known = getattr(torch, 'OutOfMemoryError', torch.cuda.OutOfMemoryError)
     return isinstance(e, (known, MemoryError)) or (isinstance(e, RuntimeError) and any(s in str(e).lower() for s in ('out of memory', "can't allocate memory", 'alloc_failed')))
@@ -209,8 +209,9 @@ def _by_trial(learn, batch, start, limit):
             if not _out_of_memory(e): raise
             trials[n] = False
         for p in learn.model.parameters(): p.grad = None
-        gc.collect()
-        if device == 'cuda': torch.cuda.empty_cache()
+        if not trials[n]:  # the error's frames hold tensors
+            gc.collect()
+            if device == 'cuda': torch.cuda.empty_cache()
         return trials[n]
     good, bad = min(start, limit), None
     while not trains(good):

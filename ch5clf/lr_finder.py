@@ -164,7 +164,7 @@ def _no_trace(memory):
     try: yield
     finally: memory.restore()
 
-# %% ../nbs/02_lr_finder.ipynb #7f666d90
+# %% ../nbs/02_lr_finder.ipynb #723fc0ed
 class _Unmoved:
     "The model as it was before the test: what it makes of a batch tells how hard that batch is."
     def __init__(self, model):
@@ -190,7 +190,10 @@ class _Unmoved:
 
 class _Sweep:
     "Decides the rates of one test, and keeps its losses: `see` each batch, `next_rate` before each update, `updated` after it."
-    def __init__(self, start, end, growth, steps): self.start, self.end, self.growth, self.steps = start, end, growth, steps; self.rate, self.rows, self.window, self.fine, self.measure, self.stopped, self.tries = None, [], [], False, True, None, 0
+    def __init__(self, start, end, growth, steps):
+        self.start, self.end, self.growth, self.steps = start, end, growth, steps
+        self.rate, self.rows, self.window, self.tries = None, [], [], 0  # of the last update; (rate, loss, base) of each; batches since
+        self.fine, self.measure, self.stopped = False, True, None
 
     def see(self, loss, base):
         self.window.append((loss, base))
@@ -210,7 +213,7 @@ class _Sweep:
         rates, losses, bases = np.array(self.rows).T
         level, moved = self._level(losses, bases)
         if len(self.rows) == 1 and abs(moved[0]) > .01: self.measure = False  # the step does more than model and loss: a callback changes the prediction
-        if np.nanmin(moved) < -.3: self.measure = False
+        if len(moved) > 2 and moved[-3:].mean() < -.3: self.measure = False  # by now the unmoved model says little about a batch
         self.fine = self.fine or not np.isfinite(bases[0]) or not self.measure or abs(moved[-1]) > .01
         if moved[-1] > 1 or (len(moved) > 1 and min(moved[-2:]) > .3): self.stopped = 'diverged'
         elif (self.rate or 0) >= self.end*(1 - 1e-9) or self.tries > self.steps: self.stopped = 'finished'
@@ -226,7 +229,7 @@ class _Sweep:
         scale = max(abs(level), float(np.nanstd(bases)) if np.isfinite(bases).any() else 0, 1e-12)
         return level, (losses - np.where(np.isfinite(bases), bases, level))/scale
 
-# %% ../nbs/02_lr_finder.ipynb #79d929a9
+# %% ../nbs/02_lr_finder.ipynb #951acd79
 Suggested = namedtuple('Suggested', 'descent last_fall steep minimum valley')
 Rates = namedtuple('Rates', 'groups slice')
 
@@ -277,7 +280,8 @@ class LRFinding:
         known = table[np.isfinite(table[:, 2]), 2]
         first = table[np.isfinite(table[:, 1]), 1][:3]
         self.level = float(known.mean() if len(known) else first.mean() if len(first) else math.nan)
-        self.scale = max(abs(self.level), float(known.std()) if len(known) else 0, 1e-12)
+        self.between = float(known.std()) if len(known) else 0.  # how much batches differ
+        self.scale = max(abs(self.level), self.between, 1e-12)
         self._analyse()
 
     def smoothed(self,
@@ -324,14 +328,14 @@ class LRFinding:
         tops = [self._peak_of(x, d) for d in draws]
         self.best, self.interval = self._peak_of(x, s), tuple(float(v) for v in np.quantile(tops, [.05, .95]))
         rises = self.stopped in ('diverged', 'non-finite') or s[-1] > s.min() + .3*max(self._depth, .05*self.scale)
-        if self._depth < max(3*noise, .08*self.scale):
+        if self._depth < max(3*noise, .08*self.scale, 2*self.between):  # after a training batches differ more than any rate could still gain
             self.suggest = None
             if not rises: return f'the loss hardly moves between {self.lrs[0]:.2g} and {self.lrs[-1]:.2g}: there is nothing to read; give a larger end, or see whether anything is trained'
-            return f'the loss hardly falls before it rises ({max(self._depth, 0)/self.scale:.0%} of its height): the model is as good as this test can make it, as after a training; take a tenth to a hundredth of the rate that trained it'
+            return f'the loss hardly falls before it rises (by {max(self._depth, 0):.2g}, while batches differ by {self.between:.2g}): the model is about as good as this test can make it, as after a training; take a tenth to a hundredth of the rate that trained it'
         low = int(s.argmin())
         if self.stopped == 'finished' and x[-1] - x[low] < .25 and s[max(0, np.searchsorted(x, x[-1] - .5) - 1)] - s[-1] > max(.04*self._depth, 2*noise):
             return f'the loss is still falling at the largest rate, {self.lrs[-1]:.2g}; give a larger end'
-        if self.interval[1] > 10*self.interval[0]: return f'the batches disagree: the best rate may lie anywhere from {self.interval[0]:.2g} to {self.interval[1]:.2g}; give repeats=3'
+        if self.interval[1] > 10*self.interval[0]: return f'the batches disagree: the best rate may lie anywhere from {self.interval[0]:.2g} to {self.interval[1]:.2g}; give more repeats'
 
     def _peak_of(self, x, s): return float(10**min(_read(x, s, self.level).descent + math.log10(self.peak), x[s.argmin()]))
 
@@ -368,10 +372,10 @@ class LRFinding:
         if np.isfinite(self.smooth).all(): ax.plot(self.lrs, self.smooth, color='black', lw=1.8, label='smoothed')
         over = self.lrs[np.flatnonzero(~(self.losses < self.level + .3*self.scale))]
         if not self.trusted: ax.axvspan(self.lrs[0], self.lrs[-1], color='0.5', alpha=.15, hatch='//', lw=0, label='not to be trusted')
-        elif len(over): ax.axvspan(over[0], self.lrs[-1], color='0.5', alpha=.15, hatch='//', lw=0, label='diverged')
+        elif len(over): ax.axvspan(over[0], 1.5*self.lrs[-1], color='0.5', alpha=.15, hatch='//', lw=0, label='diverged')
         for (name, rate), mark in zip(self.suggest._asdict().items() if self.suggest else (), 'osD^v'):
-            ax.plot(rate, np.interp(math.log10(rate), np.log10(self.lrs), self.smooth), mark, ms=8, mec='black', label=f'{name} {rate:.1g}')
-        if self.best: ax.axvspan(*self.interval, color='C0', alpha=.2, lw=0); ax.axvline(self.best, color='C0', lw=2, label=f'best (peak of one-cycle) {self.best:.1g}')
+            ax.plot(rate, np.interp(math.log10(rate), np.log10(self.lrs), self.smooth), mark, ms=8, mec='black', label=f'{name} {rate:.2g}')
+        if self.best: ax.axvspan(*self.interval, color='C0', alpha=.2, lw=0); ax.axvline(self.best, color='C0', lw=2, label=f'best {self.best:.2g}')
         ax.set_ylim(bottom, top); ax.legend(frameon=False, fontsize=8, loc='center left', bbox_to_anchor=(1, .5))
         return ax
 
@@ -391,7 +395,7 @@ class LRFinding:
         rows = ''.join(f'<tr><th style="text-align:left">{escape(k)}</th><td style="text-align:left">{escape(v)}</td></tr>' for k, v in self._lines())
         return f'<table>{rows}</table><img alt="{escape(str(self.why))}" src="data:image/png;base64,{b64encode(file.getvalue()).decode()}">'
 
-# %% ../nbs/02_lr_finder.ipynb #eb9f4f46
+# %% ../nbs/02_lr_finder.ipynb #5897fbb0
 def _is_learner(o): return all(hasattr(o, k) for k in ('dls', 'opt_func', 'cbs', 'loss_func'))
 
 def _shape(lists, present, wanted=None):
@@ -441,7 +445,8 @@ def _set(optimizer, rates):
 
 class _Loop:
     "A plain PyTorch training loop."
-    def __init__(self, model, optimizer, loss, batches, accumulate, scaler, context): self.model, self.optimizer, self.loss, self.batches, self.accumulate, self.scaler, self.context = model, optimizer, loss, batches, accumulate, scaler, context
+    def __init__(self, model, optimizer, loss, batches, accumulate, scaler, context):
+        self.model, self.optimizer, self.loss, self.batches, self.accumulate, self.scaler, self.context = model, optimizer, loss, batches, accumulate, scaler, context
     def remember(self, data=True): return _remember(self.model, self.optimizer, self.loss, self.batches if data else None, self.scaler)
     def shape(self, wanted):
         self.present = [float(g['lr']) for g in self.optimizer.param_groups]
@@ -499,7 +504,7 @@ class _Loop:
 
 def _one_cycle(t): return .52 - .48*math.cos(math.pi*t/.25) if t < .25 else .5 + .5*math.cos(math.pi*(t - .25)/.75)
 
-# %% ../nbs/02_lr_finder.ipynb #74646e4c
+# %% ../nbs/02_lr_finder.ipynb #940c7c92
 def _silent(cb):
     "Callbacks that only watch, store or schedule: they are left out of a test."
     from fastai.callback.hook import HookCallback
@@ -583,19 +588,20 @@ def _on_features(learn, most):
     from fastai.data.core import DataLoaders
     from fastai.data.load import DataLoader
     from fastai.learner import Learner
-    train = learn.dls.train
-    plain = learn.dls.valid.new(learn.dls.train_ds) if hasattr(learn.dls.valid, 'new') else train
+    train, pictures = learn.dls.train, learn.dls.train_ds
+    shuffled = learn.dls.valid.new(pictures, shuffle=True) if hasattr(learn.dls.valid, 'new') else train  # files often lie sorted by class
     batches, left = [], most
-    for batch in plain:
-        batches.append(batch)
-        left -= len(batch[-1])
-        if left <= 0: break
+    with pictures.set_split_idx(1) if hasattr(pictures, 'set_split_idx') else nullcontext():  # as for validation: no augmentation
+        for batch in shuffled:
+            batches.append(batch)
+            left -= len(batch[-1])
+            if left <= 0: break
     features, targets, rest = frozen_features(learn, batches)
     rows = list(zip(features, targets))
     small = DataLoader(rows, bs=min(train.bs, len(rows)), shuffle=True, drop_last=True, device=features.device)
     return Learner(DataLoaders(small, small), rest, loss_func=learn.loss_func, opt_func=learn.opt_func, lr=learn.lr if not isinstance(learn.lr, slice) else learn.lr.stop, wd=learn.wd, wd_bn_bias=learn.wd_bn_bias, train_bn=learn.train_bn)
 
-# %% ../nbs/02_lr_finder.ipynb #5649945f
+# %% ../nbs/02_lr_finder.ipynb #6fd53ac4
 def _check(learner, optimizer, loss, batches, features):
     if _is_learner(learner):
         if optimizer is not None or loss is not None or batches is not None: raise ValueError('a learner brings its own optimizer, loss and batches: find_lr(learner)')
@@ -615,7 +621,7 @@ def find_lr(
     start=1e-7, # smallest rate of the last trained group
     end=10., # largest
     growth=1.35, # from one update to the next, once the loss has begun to move
-    repeats=None, # tests from the same start on other batches, read together; by default as many as fit into 48 updates, 1 to 3, and 3 on features
+    repeats=None, # tests from the same start on other batches, read together; by default as many as fit into 50 updates, 1 to 3, and 3 on features
     width=.2, # of the smoothing, in decades of the rate
     peak=2., # best rate over that of half descent: 2 for one-cycle, 1 for a constant rate
     lr=None, # rates of the groups as you would pass them to `fit`; only their ratios count
@@ -655,7 +661,7 @@ def find_lr(
                     sweep.close()
                     rows += sweep.rows
                 if sweep.stopped == 'non-finite' or not sweep.rows: break
-                if repeats is None and not features and r == 0: again = min(3, max(1, 48//len(sweep.rows)))
+                if repeats is None and not features and r == 0: again = min(3, max(1, 50//len(sweep.rows)))
                 r += 1
             stopped = sweep.stopped
         except KeyboardInterrupt: pass

@@ -23,7 +23,7 @@ from fastai.vision.augment import aug_transforms, find_coeffs, flip_mat, rotate_
 from fastai.vision.core import PILImage, TensorImage
 from fastprogress.fastprogress import progress_bar
 
-# %% ../nbs/workshop/12_presize.ipynb #dd6f7549
+# %% ../nbs/workshop/12_presize.ipynb #a50b7940
 def _heif():
     try: from pillow_heif import register_heif_opener
     except ImportError: return False
@@ -70,9 +70,9 @@ def presized(
     presize, # pixels of the short side
 ) -> np.ndarray: # uint8 (height, width, 3)
     "The whole picture with its short side reduced to `presize`, never enlarged."
-    im = np.asarray(open_picture(file, presize))
-    scale = presize/min(im.shape[:2])
-    return im if scale >= 1 else cv2.resize(im, [max(1, round(n*scale)) for n in im.shape[1::-1]], interpolation=cv2.INTER_AREA)
+    im = open_picture(file, presize)
+    scale = presize/min(im.size)
+    return np.asarray(im if scale >= 1 else im.resize([max(1, round(n*scale)) for n in im.size], Image.BICUBIC, reducing_gap=3))
 
 # %% ../nbs/workshop/12_presize.ipynb #38d3c7ab
 VERSION = 1 # of the store's form; another one means another file
@@ -210,7 +210,7 @@ def clear() -> int: # bytes that were freed
         except PermissionError: print(f'{f.name} is in use and stays; close the notebooks that use it and call clear() again.')
     return freed
 
-# %% ../nbs/workshop/12_presize.ipynb #ccd88157
+# %% ../nbs/workshop/12_presize.ipynb #a7d93a87
 def draw_homographies(
     n, # pictures
     min_scale=.75, # smallest crop, as a share of the square's area
@@ -262,11 +262,8 @@ def centre(
     picture, # uint8 array (height, width, 3)
     size, # pixels a side of the result
 ) -> np.ndarray: # uint8 (size, size, 3)
-    "The centre square in one antialiased interpolation: what validation sees."
-    h, w = picture.shape[:2]
-    side = min(h, w)
-    top, left = (h - side)//2, (w - side)//2
-    return cv2.resize(picture[top:top + side, left:left + side], (size, size), interpolation=cv2.INTER_AREA if side > size else cv2.INTER_LINEAR)
+    "The centre square, sampled like the training pictures: what validation sees."
+    return warp(picture, np.eye(3), (.5, .5), size)
 
 # %% ../nbs/workshop/12_presize.ipynb #505c5181
 class _Source:

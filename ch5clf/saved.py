@@ -286,7 +286,7 @@ def probabilities(
     logits = model.eval()(((x.cpu().float() - mean)/std).to(first)).float().cpu()
     return (logits/(a.temperature or 1.)).softmax(1)
 
-# %% ../nbs/workshop/16_saved.ipynb #ad03a0ba
+# %% ../nbs/workshop/16_saved.ipynb #89bbe807
 _SUFFIXES = {'.jpg', '.jpeg', '.jfif', '.png', '.bmp', '.gif', '.webp', '.avif', '.tif', '.tiff', '.heic', '.heif', '.mpo'}
 
 def _can_heic():
@@ -323,28 +323,19 @@ def _open(file, presize):
             im.draft('RGB', (round(1.5*presize),)*2)
             return _on_screen(im)
 
-def _shares(n, m):
-    "(m, n): how much each of n pixels counts for each of m, where n pixels are shrunk to m."
-    edges, pixel = torch.arange(m + 1, dtype=torch.float64)[:, None]*n/m, torch.arange(n)
-    return ((torch.minimum(edges[1:], pixel + 1) - torch.maximum(edges[:-1], pixel)).clamp(min=0)*m/n).float()
-
-def _resized(x, h, w):
-    "uint8 (3, height, width) -> (3, h, w). Where it shrinks, each pixel is the mean of the area that it covers."
-    height, width = x.shape[1:]
-    if h > height: return F.interpolate(x[None].float(), (h, w), mode='bilinear')[0].round().byte()
-    mean = _shares(height, h) @ x.float() @ _shares(width, w).T
-    return (mean.add(.5).floor() if (height, width) == (2*h, 2*w) else mean.round()).byte()  # as OpenCV rounds, which the course's loader uses
-
 def _picture(file, size, presize):
     im = _open(file, presize)
-    if min(im.size) > 16*presize: im = im.reduce(min(im.size)//(8*presize))  # keeps the memory of a scan small
+    scale = presize/min(im.size)
+    if scale < 1: im = im.resize([max(1, round(n*scale)) for n in im.size], Image.BICUBIC, reducing_gap=3)
     w, h = im.size
+    side = min(w, h)
+    samples = int(min(8, max(1, round(side/size))))
+    at = (torch.arange(size*samples) + .5)/samples*(side/size)
+    across, down = ((at + (length - side)/2)*2/length - 1 for length in (w, h))
+    grid = torch.stack([across.expand(len(at), -1), down[:, None].expand(-1, len(at))], -1)
     x = torch.frombuffer(bytearray(im.tobytes()), dtype=torch.uint8).view(h, w, 3).permute(2, 0, 1)
-    scale = presize/min(h, w)
-    if scale < 1: x = _resized(x, *(max(1, round(n*scale)) for n in (h, w)))
-    side = min(x.shape[1:])
-    top, left = ((n - side)//2 for n in x.shape[1:])
-    return _resized(x[:, top:top + side, left:left + side], size, size)
+    x = F.grid_sample(x[None].float(), grid[None], padding_mode='border', align_corners=False).round()
+    return F.avg_pool2d(x, samples).add(.5).floor()[0].byte()
 
 def _trouble(e):
     if isinstance(e, UnidentifiedImageError): return 'this is no picture that can be read, whatever its name says'

@@ -373,3 +373,15 @@ def test_sign_test():
 
 def test_grow_wants_rungs(tmp_path):
     with pytest.raises(ValueError, match='rungs'): grow(tmp_path, [])
+
+
+@pytest.mark.slow
+def test_grow_gives_each_rung_its_time(tmp_path):
+    from PIL import Image
+    from ch5clf.pretrained import lite0
+    rng = np.random.default_rng(0)
+    for breed, level in (('Dark', 60), ('light', 190)):
+        for i in range(12): Image.fromarray(rng.integers(level - 50, level + 50, (48, 48, 3), dtype=np.uint8)).save(tmp_path/f'{breed}_{i}.jpg')
+    table = grow(tmp_path, [(lite0, 32), (lite0, (32, 40))], seconds=1.5, bs=4)
+    assert list(table.index) == ['lite0 32 px', 'lite0 32 > 40 px'] and (table.total == 4).all() and (table.pictures > 0).all()
+    assert (table.seconds >= 1.5).all() and math.isnan(table.chance.iloc[0]) and 0 < table.chance.iloc[1] <= 1
