@@ -1,7 +1,7 @@
 """How many of other people's photos are named wrongly after one short training: `python bench/headline.py --train DIR --test DIR`.
 
-Each photo goes once through a network that ImageNet has trained, as it is and mirrored; the network stays as it is. What it says
-of the photos (1,280 numbers each) is all that a linear classifier, logistic regression, learns from.
+Each photo goes once through two networks that ImageNet has trained, as it is and mirrored; the networks stay as they are. What
+each says of a photo (1,280 numbers) is all that a linear classifier, logistic regression, learns from; both are then averaged.
 
 DIR holds photos named Breed_name_12.jpg, or a folder for each class. `--cv 5` judges on --train alone: each fifth is held back in
 turn and named by a classifier that learnt on the others; `--splits 5` repeats that with five other divisions.
@@ -35,7 +35,7 @@ from ch5clf.pretrained import lite1, lite2  # noqa: E402
 BODIES, STEP = [(lite2, 288), (lite1, 256)], 32  # network and pixels of the short side; what both sides are multiples of
 STRENGTH = 10  # of the logistic regression: scikit-learn's C, for features of length 1
 JSON, TABLE = ROOT/'bench'/'results'/'headline.json', ROOT/'bench'/'results'/'headline.md'
-CAUTION = 'ImageNet, whose pictures the network has seen, contains many of the breeds of the Oxford pets: other classes are harder than this figure says.'
+CAUTION = 'ImageNet, whose pictures the networks have seen, contains many of the breeds of the Oxford pets: other classes are harder than this figure says.'
 
 
 def photos(path):

@@ -270,6 +270,8 @@ def report(raw):
     text = ['# Learning-rate finders on six tasks', '', f'{time.strftime("%Y-%m-%d")}, {os.cpu_count()} cores, CPU, {", ".join(f"{k} {v}" for k, v in versions().items())}. Others worked on the machine meanwhile, so CPU seconds are the ones to compare; finders interleaved.', '',
             'Truth: one-cycle at fixed peak rates, seeds 1-3, validation loss at the end. Regret: that loss, read off at the suggested rate by interpolation in log rate, less the best of the sweep; outside the sweep the end\'s loss counts. Spread: largest over smallest of five seeds\' rates. '
             'fastai, torch-lr-finder and Lightning\'s rule run 100 steps, as is their default. On the head tasks every finder runs on the same cached features. Lightning is not installed: its rule is written out from its documentation, with the gradient over the rate and over the index.', '']
+    missing = [n for n in TUNING + HELD_OUT if n not in set(table.task)]
+    if missing: text += [f'**Not measured yet: {", ".join(missing)}.**', '']
     for half, names in (('Tuning: the method was fixed on these', TUNING), ('Held out: run once, afterwards', HELD_OUT)):
         part = table[table.task.isin(names)]
         if not len(part): continue
@@ -289,7 +291,8 @@ def report(raw):
         for _, x in times.iterrows():
             whole = times[(times.body == x.body) & (times.seed == x.seed) & (times.how == 'fastai')]
             told = f'{regret(raw, "paper pets frozen", x.rate):.3f}' if x.body == 'frozen' and x.rate and not pd.isna(x.rate) else '-'
-            text.append(f'| {x.body} | {x.seed} | {"fastai, valley" if x.how == "fastai" else "ours, " + x.how} | {x.seconds:.1f}, {x.cpu:.1f} | {x.seconds/whole.seconds.iloc[0] if len(whole) else math.nan:.3f}, {x.cpu/whole.cpu.iloc[0] if len(whole) else math.nan:.3f} | {x.memory:.0f} | {"refused" if pd.isna(x.rate) else f"{x.rate:.2g}"} | {told} |')
+            share = f'{x.seconds/whole.seconds.iloc[0]:.3f}, {x.cpu/whole.cpu.iloc[0]:.3f}' if len(whole) else 'fastai not measured yet'
+            text.append(f'| {x.body} | {x.seed} | {"fastai, valley" if x.how == "fastai" else "ours, " + x.how} | {x.seconds:.1f}, {x.cpu:.1f} | {share} | {x.memory:.0f} | {"refused" if pd.isna(x.rate) else f"{x.rate:.2g}"} | {told} |')
         text.append('')
     TABLE.write_text('\n'.join(text), encoding='utf-8')
     runs = ROOT/'ch5clf'/'runs'
