@@ -298,7 +298,7 @@ def report(raw):
     runs = ROOT/'ch5clf'/'runs'
     rows = [dict(arm=f'{r["finder"]}: {r["rule"]}', seed=r['seed'], task=r['task'], rate=r['rate'], regret=regret(raw, r['task'], r['rate'])) for r in raw['finders'] if r['rate'] is not None and len(truth_of(raw, r['task'])[0])]
     record(runs/'lr_finder.json', rows, 'Learning-rate finders on six tasks, five seeds each: the rate of every rule, and the extra validation loss of one-cycle at that rate over the best of a sweep (lr_sweep). Made by bench/lr_finder.py.')
-    record(runs/'lr_sweep.json', [dict(arm=r['task'], seed=r['seed'], rate=r['rate'], loss=r['loss']) for r in raw['truth']], 'One-cycle at fixed peak rates: validation loss at the end. Tasks: paper pets, 37 breeds of real pets and clothing as a head on frozen features or unfrozen, digits, a table. Made by bench/lr_finder.py.')
+    record(runs/'lr_sweep.json', [dict(arm=r['task'], seed=r['seed'], rate=r['rate'], loss=r['loss']) for r in raw['truth'] if r['task'] in set(table.task)], 'One-cycle at fixed peak rates: validation loss at the end. Tasks: paper pets, 37 breeds of real pets and clothing as a head on frozen features or unfrozen, digits, a table. Made by bench/lr_finder.py.')
 
 
 def main():

@@ -265,7 +265,7 @@ def centre(
     "The centre square, sampled like the training pictures: what validation sees."
     return warp(picture, np.eye(3), (.5, .5), size)
 
-# %% ../nbs/workshop/12_presize.ipynb #505c5181
+# %% ../nbs/workshop/12_presize.ipynb #15b04565
 class _Source:
     "A picture not yet read; wrapped, so that no transform of an item takes hold of it."
     def __init__(self, item): self.item = item
@@ -278,15 +278,18 @@ class PresizeDL(TfmdDL):
         store=None, # `Store`; without one, or for a path that is not in it, pictures are decoded
         size=128, # pixels a side of what the model sees
         presize=160, # pixels of the short side of pictures that are decoded here
+        augment=None, # by default where the dataset is the training half
         **kwargs, # for fastai's `TfmdDL`
     ):
         self.store, self.size, self.presize = store, size, presize
+        self.augment = getattr(dataset, 'split_idx', 1) == 0 if augment is None else augment
         super().__init__(dataset, bs=bs, **kwargs)
 
     def new(self, dataset=None, cls=None, **kwargs):
         kept = self.dataset if dataset is None else dataset
         store = self.store if len(kept) else None  # an exported learner carries no paths of this machine
-        return super().new(dataset, cls, **{**dict(store=store, size=self.size, presize=self.presize), **kwargs})
+        augment = self.augment and getattr(kept, 'split_idx', 1) == 0
+        return super().new(dataset, cls, **{**dict(store=store, size=self.size, presize=self.presize, augment=augment), **kwargs})
 
     def create_item(self, i):
         tls = getattr(self.dataset, 'tls', None) or [self.dataset]
@@ -306,7 +309,7 @@ class PresizeDL(TfmdDL):
         "uint8 (n, 3, size, size), channels last in memory, as a CPU likes it."
         n, size = len(items), self.size
         out = np.empty((n, size, size, 3), np.uint8)
-        if getattr(self.dataset, 'split_idx', 1):
+        if not self.augment:
             for o, item in zip(out, items): o[:] = centre(self._source(item), size)
         else:
             for o, item, *drawn in zip(out, items, draw_homographies(n), torch.rand(n, 2).tolist(), draw_curves(n)):
