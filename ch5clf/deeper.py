@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['anatomy', 'training_memory', 'BatchLimit', 'largest_batch', 'AutoPrecision', 'mixed_precision', 'TimeBudget', 'grow']
 
-# %% ../nbs/04_deeper.ipynb #cf86349f
+# %% ../nbs/04_deeper.ipynb #7eceed55
 import copy, gc, inspect, math, random, time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,14 +13,15 @@ from functools import partial
 
 import numpy as np
 import pandas as pd
-import timm, torch, torchvision
+import torch, torchvision
+from . import pretrained # before timm and fastai: it silences a warning of theirs
+import timm
 import torch.nn.functional as F
 from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 from fastai.vision.all import (Callback, CancelFitException, CancelStepException, CancelValidException, Learner, MixedPrecision, error_rate, noop, set_seed, to_float,
                                vision_learner)
-from . import pretrained
 from .data import pet_dls
 from .finetune import frozen_batchnorm
 

@@ -6,8 +6,8 @@
 __all__ = ['VERSION', 'open_picture', 'presized', 'stores_folder', 'Store', 'presize_store', 'clear', 'draw_homographies',
            'draw_curves', 'warp', 'centre', 'PresizeDL']
 
-# %% ../nbs/workshop/12_presize.ipynb #360c310d
-import hashlib, json, math, os, shutil, time
+# %% ../nbs/workshop/12_presize.ipynb #fc1a0d5c
+import hashlib, json, os, shutil, time, warnings
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,10 +17,12 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 from .sample import cache_folder
-from fastai.data.core import TfmdDL
-from fastai.data.load import fa_collate
-from fastai.vision.augment import aug_transforms, find_coeffs, flip_mat, rotate_mat, zoom_mat
-from fastai.vision.core import PILImage, TensorImage
+with warnings.catch_warnings():  # timm, which fastai brings, compiles with torch.jit while it is imported; nothing that a reader could act on
+    warnings.filterwarnings('ignore', message='.*torch.jit.script.*', category=FutureWarning)
+    from fastai.data.core import TfmdDL
+    from fastai.data.load import fa_collate
+    from fastai.vision.augment import aug_transforms, find_coeffs, flip_mat, rotate_mat, zoom_mat
+    from fastai.vision.core import PILImage, TensorImage
 from fastprogress.fastprogress import progress_bar
 
 # %% ../nbs/workshop/12_presize.ipynb #a50b7940
