@@ -267,7 +267,7 @@ def centre(
     "The centre square, sampled like the training pictures: what validation sees."
     return warp(picture, np.eye(3), (.5, .5), size)
 
-# %% ../nbs/workshop/12_presize.ipynb #15b04565
+# %% ../nbs/workshop/12_presize.ipynb #5b3223b9
 class _Source:
     "A picture not yet read; wrapped, so that no transform of an item takes hold of it."
     def __init__(self, item): self.item = item
@@ -280,18 +280,19 @@ class PresizeDL(TfmdDL):
         store=None, # `Store`; without one, or for a path that is not in it, pictures are decoded
         size=128, # pixels a side of what the model sees
         presize=160, # pixels of the short side of pictures that are decoded here
-        augment=None, # by default where the dataset is the training half
+        augment=True, # may the training half be augmented? The other never is
         **kwargs, # for fastai's `TfmdDL`
     ):
-        self.store, self.size, self.presize = store, size, presize
-        self.augment = getattr(dataset, 'split_idx', 1) == 0 if augment is None else augment
+        self.store, self.size, self.presize, self.augment = store, size, presize, augment
         super().__init__(dataset, bs=bs, **kwargs)
 
     def new(self, dataset=None, cls=None, **kwargs):
         kept = self.dataset if dataset is None else dataset
         store = self.store if len(kept) else None  # an exported learner carries no paths of this machine
-        augment = self.augment and getattr(kept, 'split_idx', 1) == 0
+        augment = self.augment and self._trains()  # so `valid.new(train_ds)` gives the training pictures as they are
         return super().new(dataset, cls, **{**dict(store=store, size=self.size, presize=self.presize, augment=augment), **kwargs})
+
+    def _trains(self): return getattr(self.dataset, 'split_idx', 1) == 0
 
     def create_item(self, i):
         tls = getattr(self.dataset, 'tls', None) or [self.dataset]
@@ -311,7 +312,7 @@ class PresizeDL(TfmdDL):
         "uint8 (n, 3, size, size), channels last in memory, as a CPU likes it."
         n, size = len(items), self.size
         out = np.empty((n, size, size, 3), np.uint8)
-        if not self.augment:
+        if not (self.augment and self._trains()):
             for o, item in zip(out, items): o[:] = centre(self._source(item), size)
         else:
             for o, item, *drawn in zip(out, items, draw_homographies(n), torch.rand(n, 2).tolist(), draw_curves(n)):
