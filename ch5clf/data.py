@@ -107,7 +107,9 @@ def course_data() -> CourseData: # path, kind and budget
     if len(set(found.map(labeller_for(path, found)))) < 2: raise ValueError(f'CH5CLF_DATA={chosen}: {len(found)} pictures of a single class; at least two classes are needed, as Breed_name_12.jpg or a folder for each')
     return CourseData(path, 'own', **_budgets['own'])
 
-# %% ../nbs/00_data.ipynb #977918c9
+# %% ../nbs/00_data.ipynb #4e84295a
+def _two_steps(size, presize): return dict(item_tfms=Resize(presize), batch_tfms=aug_transforms(size=size, min_scale=.75))
+
 def pet_block(
     path, # folder of pictures; decides how labels and split are told
     size=128, # pixels a side of the pictures that the model sees
@@ -116,8 +118,7 @@ def pet_block(
 ) -> DataBlock:
     "The recipe from files to batches: fastai's own pipeline. Source: 00, section 3."
     path = Path(path)
-    return DataBlock(blocks=(ImageBlock, CategoryBlock), get_items=get_image_files, get_y=labeller_for(path), splitter=_splitter_for(path, seed),
-                     item_tfms=Resize(presize), batch_tfms=aug_transforms(size=size, min_scale=.75))
+    return DataBlock(blocks=(ImageBlock, CategoryBlock), get_items=get_image_files, get_y=labeller_for(path), splitter=_splitter_for(path, seed), **_two_steps(size, presize))
 
 def table_block(
     path, # folder of a table's pictures, as `images/` below it
@@ -127,8 +128,7 @@ def table_block(
 ) -> DataBlock: # its source is the table: a `DataFrame` with the columns name and split
     "The same recipe from the rows of a table."
     images = Path(path)/'images'
-    return DataBlock(blocks=(ImageBlock, CategoryBlock), get_x=lambda row: images/row['name'], get_y=ColReader(label), splitter=ColSplitter('split', on='valid'),
-                     item_tfms=Resize(presize), batch_tfms=aug_transforms(size=size, min_scale=.75))
+    return DataBlock(blocks=(ImageBlock, CategoryBlock), get_x=lambda row: images/row['name'], get_y=ColReader(label), splitter=ColSplitter('split', on='valid'), **_two_steps(size, presize))
 
 def _without_unreadable(files, problems):
     "Training goes on without pictures that cannot be read, after naming them."
@@ -167,7 +167,7 @@ def pet_dls(
     train, valid = splitter(files)
     unseen = {labeller(files[i]) for i in valid} - {labeller(files[i]) for i in train}
     if unseen or len(train) < 2 or not len(valid): raise ValueError(f'{path}: {len(train)} pictures to train on and {len(valid)} held back{", which holds all of " + ", ".join(sorted(unseen)) if unseen else ""}; at least 5 pictures of each class are needed')
-    tfms = {} if cached else dict(item_tfms=Resize(presize), batch_tfms=aug_transforms(size=size, min_scale=.75))
+    tfms = {} if cached else _two_steps(size, presize)
     block = DataBlock(blocks=(ImageBlock, CategoryBlock), get_items=lambda _: files, get_y=labeller, splitter=splitter, **tfms)
     if cached: kwargs |= dict(dl_type=PresizeDL, store=store, size=size, presize=presize)
     return block.dataloaders(path, bs=min(bs, len(train)), num_workers=num_workers, **kwargs)  # fastai drops the last, smaller batch: of few pictures it would drop all
