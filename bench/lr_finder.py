@@ -1,6 +1,7 @@
-"""Learning-rate finders on six tasks: `python bench/lr_finder.py [--photos FOLDER] [--task NAME ...] [--part truth|finders|time|report] [--seconds 200]`.
+"""Learning-rate finders on eight tasks: `python bench/lr_finder.py [--photos FOLDER] [--task NAME ...] [--part truth|finders|time|report] [--seconds 200]`.
 
-The method was tuned on TUNING alone, which were named before any of it was tried; HELD_OUT was run once, after.
+The method was tuned on TUNING, which were named before any of it was tried. HELD_OUT showed a rate too high for an unfrozen body and refusals that were wrong, which were mended: since then these tasks are
+seen too, and FRESH, named afterwards and run once with the method as it stands, say how it does on tasks that nobody looked at.
 A run that is stored in bench/results/lr_finder.json is not repeated (delete the file to begin anew), and none is begun after --seconds: call again until it says "complete".
 Writes bench/results/lr_finder.md, and for the chapter ch5clf/runs/lr_finder.json and lr_sweep.json. PHOTOS is a folder that holds pets_dev/ and clothing_dev/ (real photos,
 not in this repository). torch-lr-finder is wanted: pip install --no-deps torch-lr-finder. Lightning is not installed; its rule is written out in `lightning_rule`.
@@ -16,6 +17,7 @@ from torch import nn
 
 TUNING = ('clothing head', 'digits CNN', 'paper pets frozen')
 HELD_OUT = ('pets head', 'tabular MLP', 'paper pets unfrozen')
+FRESH = ('clothing unfrozen', 'diabetes MLP')
 SEEDS = (11, 12, 13, 14, 15)  # of the finders; the truth has seeds 1, 2, 3
 ROOT = Path(__file__).resolve().parents[1]
 RAW, TABLE = ROOT/'bench'/'results'/'lr_finder.json', ROOT/'bench'/'results'/'lr_finder.md'
@@ -50,17 +52,17 @@ def _features(name, photos):
     return [t.float() if t.is_floating_point() else t for t in _stored(f'{name.split()[0]}-128.pt', make)]
 
 
-def _pixels(size=48):
-    "Paper pets as small tensors, for the unfrozen task."
+def _pixels(name, photos, size=48):
+    "Pictures as small tensors, for the unfrozen tasks."
     def make():
         from ch5clf.data import pet_dls
-        dls = pet_dls(_pictures('paper', None), size=size, presize=size*5//4, num_workers=0)
+        dls = pet_dls(_pictures(name, photos), size=size, presize=size*5//4, num_workers=0)
         out = []
         for dl in (dls.valid.new(dls.train_ds), dls.valid):
             xs, ys = zip(*[(x.as_subclass(torch.Tensor), y.as_subclass(torch.Tensor)) for x, y in dl])
             out += [torch.cat(xs).half(), torch.cat(ys)]
         return out
-    x, y, xv, yv = _stored(f'paper-pixels-{size}.pt', make)
+    x, y, xv, yv = _stored(f'{name.split()[0]}-pixels-{size}.pt', make)
     return [(x.float() - .5)/.5, y, (xv.float() - .5)/.5, yv]
 
 
@@ -103,13 +105,19 @@ def task(name, photos=None):
         x = torch.tensor(d.data, dtype=torch.float32)
         data = _split((x - x.mean(0))/x.std(0), torch.tensor(d.target))
         return SimpleNamespace(name=name, data=data, make=lambda: _mlp(x.shape[1], 2), opt='AdamW', bs=16, epochs=5, rates=np.logspace(-4, 0, 13))
-    if name == 'paper pets unfrozen':
+    if name == 'diabetes MLP':
+        from sklearn.datasets import load_diabetes
+        d = load_diabetes()
+        x, y = torch.tensor(d.data, dtype=torch.float32), torch.tensor(d.target, dtype=torch.float32)[:, None]
+        data = _split((x - x.mean(0))/x.std(0), (y - y.mean())/y.std())
+        return SimpleNamespace(name=name, data=data, make=lambda: _mlp(x.shape[1], 1), loss=nn.MSELoss(), opt=sgd, bs=16, epochs=5, rates=np.logspace(-4, 0, 13))
+    if name in ('paper pets unfrozen', 'clothing unfrozen'):
         from ch5clf.pretrained import lite0
         from fastai.vision.learner import create_vision_model
-        x, y, xv, yv = _pixels()
+        x, y, xv, yv = _pixels(name, photos)
         some = torch.randperm(len(x), generator=torch.Generator().manual_seed(42))[:288]  # enough for a truth that a laptop can sweep
-        return SimpleNamespace(name=name, data=[x[some], y[some], xv, yv], make=lambda: create_vision_model(lite0, 12), opt=adam, bs=16, epochs=2, rates=np.logspace(-5, -1, 9))
-    raise SystemExit(f'{name}: no such task; there are {", ".join(TUNING + HELD_OUT)}')
+        return SimpleNamespace(name=name, data=[x[some], y[some], xv, yv], make=lambda: create_vision_model(lite0, int(y.max()) + 1), opt=adam, bs=16, epochs=2, rates=np.logspace(-5, -1, 9))
+    raise SystemExit(f'{name}: no such task; there are {", ".join(TUNING + HELD_OUT + FRESH)}')
 
 
 class Rows:
@@ -119,6 +127,9 @@ class Rows:
     def __getitem__(self, i): return self.x[i], self.y[i]
 
 
+def loss_of(t): return getattr(t, 'loss', nn.CrossEntropyLoss())
+
+
 def learner(t, seed):
     "A fastai learner of a task, from this seed's weights."
     from fastai.basics import Adam, DataLoader, DataLoaders, Learner, OptimWrapper, set_seed
@@ -126,7 +137,7 @@ def learner(t, seed):
     opt = {'Adam': Adam, 'SGD': partial(OptimWrapper, opt=partial(torch.optim.SGD, momentum=.9)), 'AdamW': partial(OptimWrapper, opt=torch.optim.AdamW)}[t.opt]
     x, y, xv, yv = t.data
     dls = DataLoaders(DataLoader(Rows(x, y), bs=t.bs, shuffle=True, drop_last=True), DataLoader(Rows(xv, yv), bs=256), device='cpu')
-    return Learner(dls, t.make(), loss_func=nn.CrossEntropyLoss(), opt_func=opt, path=tempfile.gettempdir())
+    return Learner(dls, t.make(), loss_func=loss_of(t), opt_func=opt, path=tempfile.gettempdir())
 
 
 def final_loss(t, lr, seed):
@@ -156,7 +167,7 @@ def plain_loop(t, seed):
     params = learn.model.parameters()
     opt = torch.optim.SGD(params, lr=1e-3, momentum=.9) if t.opt == 'SGD' else torch.optim.AdamW(params, lr=1e-3, betas=(.9, .99), eps=1e-5, weight_decay=.01) if t.opt == 'Adam' else torch.optim.AdamW(params, lr=1e-3)
     loader = torch.utils.data.DataLoader(Rows(*t.data[:2]), batch_size=t.bs, shuffle=True, drop_last=True)
-    return learn.model, opt, nn.CrossEntropyLoss(), loader
+    return learn.model, opt, loss_of(t), loader
 
 
 def torch_lr_finder(t, seed):
@@ -227,8 +238,9 @@ def timed(seed, frozen, how):
     learn.dls.train.one_batch()
     def run():
         if how == 'fastai':
-            with learn.no_bar(): return learn.lr_find(show_plot=False)[0]
-        return find_lr(learn, progress=False, features=how == 'features').best
+            with learn.no_bar(): return learn.lr_find(show_plot=False)[0], 100
+        f = find_lr(learn, progress=False, features=how == 'features')
+        return f.best, len(f.lrs)
     return measured(run)
 
 
@@ -243,6 +255,12 @@ def truth_of(raw, name):
     rates = sorted({r['rate'] for r in rows})
     top = max((r['loss'] for r in rows if math.isfinite(r['loss'])), default=math.nan)
     return np.array(rates), np.array([np.mean([r['loss'] if math.isfinite(r['loss']) else top for r in rows if r['rate'] == x]) for x in rates])
+
+
+def noise_of(raw, name, rate):
+    "Standard error of the mean loss at a rate of the sweep."
+    losses = [r['loss'] for r in raw['truth'] if (r['task'], r['rate']) == (name, rate)]
+    return float(np.std(losses, ddof=1)/len(losses)**.5)
 
 
 def regret(raw, name, rate):
@@ -267,12 +285,12 @@ def report(raw):
     import pandas as pd
     from ch5clf.lesson import record, versions
     table = judged(raw)
-    text = ['# Learning-rate finders on six tasks', '', f'{time.strftime("%Y-%m-%d")}, {os.cpu_count()} cores, CPU, {", ".join(f"{k} {v}" for k, v in versions().items())}. Others worked on the machine meanwhile, so CPU seconds are the ones to compare; finders interleaved.', '',
+    text = ['# Learning-rate finders on eight tasks', '', f'{time.strftime("%Y-%m-%d")}, {os.cpu_count()} cores, CPU, {", ".join(f"{k} {v}" for k, v in versions().items())}. One thread, with other work on the second core, so CPU seconds are the ones to compare; finders interleaved.', '',
             'Truth: one-cycle at fixed peak rates, seeds 1-3, validation loss at the end. Regret: that loss, read off at the suggested rate by interpolation in log rate, less the best of the sweep; outside the sweep the end\'s loss counts. Spread: largest over smallest of five seeds\' rates. '
             'fastai, torch-lr-finder and Lightning\'s rule run 100 steps, as is their default. On the head tasks every finder runs on the same cached features. Lightning is not installed: its rule is written out from its documentation, with the gradient over the rate and over the index.', '']
-    missing = [n for n in TUNING + HELD_OUT if n not in set(table.task)]
+    missing = [n for n in TUNING + HELD_OUT + FRESH if n not in set(table.task)]
     if missing: text += [f'**Not measured yet: {", ".join(missing)}.**', '']
-    for half, names in (('Tuning: the method was fixed on these', TUNING), ('Held out: run once, afterwards', HELD_OUT)):
+    for half, names in (('Tuning: the numbers of the method were chosen on these', TUNING), ('Held out: faults that these showed were mended', HELD_OUT), ('Fresh: named and run once, when the method stood', FRESH)):
         part = table[table.task.isin(names)]
         if not len(part): continue
         text += [f'## {half}', '', '| finder, rule | median of median regrets | worst regret | largest spread over seeds | refused |', '| --- | --- | --- | --- | --- |']
@@ -282,28 +300,29 @@ def report(raw):
             rates, losses = truth_of(raw, name)
             rows = part[part.task == name].sort_values('worst')
             if not len(rows): continue
-            text += [f'### {name}', '', f'Best of {len(rates)} rates: {rates[losses.argmin()]:.2g}, loss {losses.min():.3f}; within 0.05 of it from {rates[losses < losses.min() + .05].min():.2g} to {rates[losses < losses.min() + .05].max():.2g}.', '',
+            text += [f'### {name}', '', f'Best of {len(rates)} rates: {rates[losses.argmin()]:.2g}, loss {losses.min():.3f}; within 0.05 of it from {rates[losses < losses.min() + .05].min():.2g} to {rates[losses < losses.min() + .05].max():.2g}. Standard error of that best loss (three seeds): {noise_of(raw, name, rates[losses.argmin()]):.3f}.', '',
                      '| finder, rule | median rate | regret: median, worst | spread | refused | seconds: wall, CPU | memory, MiB |', '| --- | --- | --- | --- | --- | --- | --- |']
             text += [f'| {x.finder}, {x.rule} | {x.rate:.2g} | {x["median"]:.3f}, {x.worst:.3f} | {x.spread:.2f} | {x.refused} | {x.seconds:.1f}, {x.cpu:.1f} | {x.memory:.0f} |' for _, x in rows.iterrows()] + ['']
     times = pd.DataFrame(raw['time'])
     if len(times):
-        text += ['## Time, on the data chapter\'s learner', '', '128 px, batches of 32, presize 160, its own loader; interleaved, one run of each per seed; goals: exact at most 1/2 of fastai\'s default `lr_find()`, features at most 1/15. Regret of the rate on "paper pets frozen".', '', '| body | seed | finder | seconds: wall, CPU | of fastai: wall, CPU | memory, MiB | rate | regret |', '| --- | --- | --- | --- | --- | --- | --- | --- |']
-        for _, x in times.iterrows():
-            whole = times[(times.body == x.body) & (times.seed == x.seed) & (times.how == 'fastai')]
-            told = f'{regret(raw, "paper pets frozen", x.rate):.3f}' if x.body == 'frozen' and x.rate and not pd.isna(x.rate) else '-'
-            share = f'{x.seconds/whole.seconds.iloc[0]:.3f}, {x.cpu/whole.cpu.iloc[0]:.3f}' if len(whole) else 'fastai not measured yet'
-            text.append(f'| {x.body} | {x.seed} | {"fastai, valley" if x.how == "fastai" else "ours, " + x.how} | {x.seconds:.1f}, {x.cpu:.1f} | {share} | {x.memory:.0f} | {"refused" if pd.isna(x.rate) else f"{x.rate:.2g}"} | {told} |')
+        text += ['## Time, on the data chapter\'s learner', '', f'128 px, batches of 32, presize 160, its own loader, two threads and nothing else on the machine; interleaved in one run, seeds {", ".join(map(str, sorted(set(times.seed))))}; goals: exact at most 1/2 of fastai\'s default `lr_find()`, features at most 1/15.', '',
+                 '| body | finder | seconds, median | of fastai\'s, median of ratios | updates | memory, MiB | rate | regret on "paper pets frozen" |', '| --- | --- | --- | --- | --- | --- | --- | --- |']
+        for (body, how), x in times.groupby(['body', 'how'], sort=False):
+            whole = times[(times.body == body) & (times.how == 'fastai')].set_index('seed').seconds
+            ratio = (x.set_index('seed').seconds/whole).dropna()
+            told = [f'{regret(raw, "paper pets frozen", v):.3f}' for v in x.rate.dropna()] if body == 'frozen' else []
+            text.append(f'| {body} | {"fastai, valley" if how == "fastai" else "ours, " + how} | {x.seconds.median():.1f} | {f"{ratio.median():.3f} ({ratio.min():.3f} to {ratio.max():.3f})" if len(ratio) else "-"} | {x.updates.median():.0f} | {x.memory.median():.0f} | {", ".join("refused" if pd.isna(v) else f"{v:.2g}" for v in x.rate)} | {", ".join(told) or "-"} |')
         text.append('')
     TABLE.write_text('\n'.join(text), encoding='utf-8')
     runs = ROOT/'ch5clf'/'runs'
     rows = [dict(arm=f'{r["finder"]}: {r["rule"]}', seed=r['seed'], task=r['task'], rate=r['rate'], regret=regret(raw, r['task'], r['rate'])) for r in raw['finders'] if r['rate'] is not None and len(truth_of(raw, r['task'])[0])]
-    record(runs/'lr_finder.json', rows, 'Learning-rate finders on six tasks, five seeds each: the rate of every rule, and the extra validation loss of one-cycle at that rate over the best of a sweep (lr_sweep). Made by bench/lr_finder.py.')
-    record(runs/'lr_sweep.json', [dict(arm=r['task'], seed=r['seed'], rate=r['rate'], loss=r['loss']) for r in raw['truth'] if r['task'] in set(table.task)], 'One-cycle at fixed peak rates: validation loss at the end. Tasks: paper pets, 37 breeds of real pets and clothing as a head on frozen features or unfrozen, digits, a table. Made by bench/lr_finder.py.')
+    record(runs/'lr_finder.json', rows, 'Learning-rate finders on eight tasks, five seeds each: the rate of every rule, and the extra validation loss of one-cycle at that rate over the best of a sweep (lr_sweep). Made by bench/lr_finder.py.')
+    record(runs/'lr_sweep.json', [dict(arm=r['task'], seed=r['seed'], rate=r['rate'], loss=r['loss']) for r in raw['truth'] if r['task'] in set(table.task)], 'One-cycle at fixed peak rates: validation loss at the end. Tasks: paper pets, 37 breeds of real pets and clothing as a head on frozen features or unfrozen, digits, two tables. Made by bench/lr_finder.py.')
 
 
 def main():
     ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ask.add_argument('--photos'); ask.add_argument('--task', nargs='*', default=TUNING + HELD_OUT); ask.add_argument('--part', nargs='*', default=['truth', 'finders', 'time', 'report']); ask.add_argument('--seconds', type=float, default=200)
+    ask.add_argument('--photos'); ask.add_argument('--task', nargs='*', default=TUNING + HELD_OUT + FRESH); ask.add_argument('--part', nargs='*', default=['truth', 'finders', 'time', 'report']); ask.add_argument('--seconds', type=float, default=200)
     a = ask.parse_args()
     ends, raw = time.perf_counter() + a.seconds, load()
     import fastai.callback.progress, fastai.callback.schedule  # they add to Learner
@@ -329,12 +348,13 @@ def main():
                     raw['finders'] += [dict(task=name, finder=finder, rule=rule, seed=seed, rate=None if rate is None else float(rate), **cost) for rule, rate in found.items()]
                     save(raw)
     if 'time' in a.part:
-        for body, how in (('frozen', 'features'), ('frozen', 'exact'), ('frozen', 'fastai'), ('unfrozen', 'exact'), ('unfrozen', 'fastai')):
-            if any((r['body'], r['how']) == (body, how) for r in raw['time']): continue
-            if late(): return print('call again: time', body, how)
-            rate, cost = timed(1, body == 'frozen', how)
-            raw['time'].append(dict(body=body, how=how, seed=1, rate=None if rate is None else float(rate), threads=torch.get_num_threads(), **cost))
-            save(raw)
+        for seed in (1, 2, 3):
+            for body, how in (('frozen', 'features'), ('frozen', 'exact'), ('frozen', 'fastai'), ('unfrozen', 'exact'), ('unfrozen', 'fastai')):
+                if any((r['body'], r['how'], r['seed']) == (body, how, seed) for r in raw['time']): continue
+                if late(): return print('call again: time', body, how)
+                (rate, updates), cost = timed(seed, body == 'frozen', how)
+                raw['time'].append(dict(body=body, how=how, seed=seed, rate=None if rate is None else float(rate), updates=updates, threads=torch.get_num_threads(), **cost))
+                save(raw)
     if 'report' in a.part: report(raw)
     print('complete')
 

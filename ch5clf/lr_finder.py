@@ -229,7 +229,7 @@ class _Sweep:
         scale = max(abs(level), float(np.nanstd(bases)) if np.isfinite(bases).any() else 0, 1e-12)
         return level, (losses - np.where(np.isfinite(bases), bases, level))/scale
 
-# %% ../nbs/02_lr_finder.ipynb #951acd79
+# %% ../nbs/02_lr_finder.ipynb #60b7136d
 Suggested = namedtuple('Suggested', 'descent last_fall steep minimum valley')
 Rates = namedtuple('Rates', 'groups slice')
 
@@ -248,6 +248,13 @@ def _cross(x, s, level, i):
     if i == 0: return x[0]
     return x[i-1] + (x[i] - x[i-1])*(s[i-1] - level)/max(s[i-1] - s[i], 1e-12)
 
+def _end_of_fall(s, level):
+    "How many points belong to the first fall and its rise by half: what comes down again after it broke is no fall to follow."
+    below = s < (level + s.min())/2
+    first = int(below.argmax())
+    again = np.flatnonzero(~below[first:])
+    return first + int(again[0]) + 1 if len(again) else len(s)
+
 def _read(x, s, level):
     "Every rule, as log10 rates: on the smoothed curve `s`, which began at `level`, up to its minimum."
     low = int(s.argmin())
@@ -261,12 +268,12 @@ def _read(x, s, level):
 class LRFinding:
     """What a learning-rate test found. `lrs` and raw `losses` (each *after* the update with its rate), `smooth`, `suggest`, `best`, `interval`, `trusted`, `why`, `stopped`, `rates`.
 
-    `best` is the peak rate for one-cycle: `peak` times `suggest.descent`, because the mean rate of that schedule is half of its peak. Source: 02, section 4."""
+    `best` is the peak rate for one-cycle: `peak` times `suggest.descent`, but never beyond the point at which nine tenths of the fall are done. Both numbers were tuned in bench/lr_finder.py. Source: 02, section 4."""
     def __init__(self,
         rows, # (rate, loss, base): base is the loss of the unmoved model on the same batch, or nan
         stopped, # diverged, non-finite, finished or interrupted
         width=.2, # of the smoothing, in decades of the rate
-        peak=2., # best rate over the rate of half descent; 1 for training at a constant rate
+        peak=3., # best rate over the rate of half descent, for one-cycle, whose mean rate is half of its peak; half as much for a constant rate
         ratios=(1.,), # each group's rate over that of the last trained group
         present=(math.nan,), # the groups' rates before the test; kept for the groups whose ratio is None
         approximate=False, # measured on frozen features
@@ -317,27 +324,34 @@ class LRFinding:
         if len(self.lrs) < 6 or np.ptp(np.log10(self.lrs)) < 1: return f'the record is too short: {len(self.lrs)} updates; widen start..end or give more batches'
 
     def _judge(self, x, y, A):
-        s = self.smooth
-        found = _read(x, s, self.level)
-        spread = (y - s)*np.random.default_rng(0).choice([-1., 1.], (300, len(x)))
-        draws = (s + spread)@A.T
-        lows = draws.min(1)
-        self._depth = float(self.level - s.min())
+        s, n = self.smooth, _end_of_fall(self.smooth, self.level)
+        rng = np.random.default_rng(0)
+        residuals = (y - s)/np.sqrt(np.clip(1 - 2*np.diag(A) + (A**2).sum(1), .05, None))  # a smoothed point follows its own loss, so its residual is too small
+        signs = rng.choice([-1., 1.], (300, len(x)))
+        draws = ((s + residuals*signs)@A.T)[:, :n]
+        levels = self.level + (0 if np.isfinite(self.base).any() else np.median(np.abs(residuals))*1.48/3**.5)*rng.normal(size=300)
+        lows = ((s + (y - s)*signs)@A.T)[:, :n].min(1)
+        low = int(s[:n].argmin())
+        self._depth = float(self.level - s[low])
         noise = float((self.level - lows).std())
-        self.suggest = Suggested(*(float(10**v) for v in found))
-        tops = [self._peak_of(x, d) for d in draws]
-        self.best, self.interval = self._peak_of(x, s), tuple(float(v) for v in np.quantile(tops, [.05, .95]))
-        rises = self.stopped in ('diverged', 'non-finite') or s[-1] > s.min() + .3*max(self._depth, .05*self.scale)
-        if self._depth < max(3*noise, .08*self.scale, 2*self.between):  # after a training batches differ more than any rate could still gain
+        self.suggest = Suggested(*(float(10**v) for v in _read(x[:n], s[:n], self.level)))
+        tops = [self._peak_of(x[:n], d, level) for d, level in zip(draws, levels)]
+        self.best = self._peak_of(x[:n], s[:n], self.level)
+        shift = self.best/self._peak_of(x[:n], (A@s)[:n], self.level)  # the draws are smoothed once more than the curve
+        self.interval = tuple(float(v*shift) for v in np.quantile(tops, [.05, .95]))
+        rises = self.stopped in ('diverged', 'non-finite') or s[-1] > s[low] + .3*max(self._depth, .05*self.scale)
+        if self._depth < max(3*noise, .08*self.scale, 1.25*self.between):  # after a training batches differ more than any rate could still gain
             self.suggest = None
             if not rises: return f'the loss hardly moves between {self.lrs[0]:.2g} and {self.lrs[-1]:.2g}: there is nothing to read; give a larger end, or see whether anything is trained'
             return f'the loss hardly falls before it rises (by {max(self._depth, 0):.2g}, while batches differ by {self.between:.2g}): the model is about as good as this test can make it, as after a training; take a tenth to a hundredth of the rate that trained it'
-        low = int(s.argmin())
         if self.stopped == 'finished' and x[-1] - x[low] < .25 and s[max(0, np.searchsorted(x, x[-1] - .5) - 1)] - s[-1] > max(.04*self._depth, 2*noise):
             return f'the loss is still falling at the largest rate, {self.lrs[-1]:.2g}; give a larger end'
         if self.interval[1] > 10*self.interval[0]: return f'the batches disagree: the best rate may lie anywhere from {self.interval[0]:.2g} to {self.interval[1]:.2g}; give more repeats'
 
-    def _peak_of(self, x, s): return float(10**min(_read(x, s, self.level).descent + math.log10(self.peak), x[s.argmin()]))
+    def _peak_of(self, x, s, level):
+        low = int(s.argmin())
+        depth = level - s[low]
+        return float(10**min(_cross(x, s, level - depth/2, low) + math.log10(self.peak), _cross(x, s, level - .9*depth, low)))
 
     def _rates_at(self, rate):
         groups = tuple(p if r is None else rate*r for r, p in zip(self.ratios, self.present))
@@ -601,7 +615,7 @@ def _on_features(learn, most):
     small = DataLoader(rows, bs=min(train.bs, len(rows)), shuffle=True, drop_last=True, device=features.device)
     return Learner(DataLoaders(small, small), rest, loss_func=learn.loss_func, opt_func=learn.opt_func, lr=learn.lr if not isinstance(learn.lr, slice) else learn.lr.stop, wd=learn.wd, wd_bn_bias=learn.wd_bn_bias, train_bn=learn.train_bn)
 
-# %% ../nbs/02_lr_finder.ipynb #6fd53ac4
+# %% ../nbs/02_lr_finder.ipynb #7d947cd8
 def _check(learner, optimizer, loss, batches, features):
     if _is_learner(learner):
         if optimizer is not None or loss is not None or batches is not None: raise ValueError('a learner brings its own optimizer, loss and batches: find_lr(learner)')
@@ -623,7 +637,7 @@ def find_lr(
     growth=1.35, # from one update to the next, once the loss has begun to move
     repeats=None, # tests from the same start on other batches, read together; by default as many as fit into 50 updates, 1 to 3, and 3 on features
     width=.2, # of the smoothing, in decades of the rate
-    peak=2., # best rate over that of half descent: 2 for one-cycle, 1 for a constant rate
+    peak=3., # best rate over that of half descent, for one-cycle, whose mean rate is half of its peak; half as much for a constant rate
     lr=None, # rates of the groups as you would pass them to `fit`; only their ratios count
     features=False, # True: head on frozen features, without augmentation: quicker, and approximate
     accumulate=1, # batches for each update, with a model
