@@ -224,16 +224,17 @@ def retrain(
     fit(learn, epochs, **kwargs)
     return learn
 
-# %% ../nbs/03_finetune.ipynb #d68d547c
+# %% ../nbs/03_finetune.ipynb #6a374771
 class _Features(DataLoader):
     "Batches of stored features in the order in which `like`, the pictures' own loader, would bring them."
-    def __init__(self, views, targets, like, shuffle):
-        self.views, self.targets, self.visit = views, targets, -1
-        super().__init__(range(len(targets)), bs=like.bs, shuffle=shuffle, drop_last=like.drop_last)
+    def __init__(self, compute, like, shuffle):
+        self.compute, self.views, self.visit = compute, None, -1
+        super().__init__(range(like.n), bs=like.bs, shuffle=shuffle, drop_last=like.drop_last)
         self.rng.setstate(like.rng.getstate())
 
     def create_batches(self, samples):
         self.visit += 1
+        if self.views is None: self.views, self.targets = self.compute()  # so a fit that never validates does not pay for it
         order = torch.as_tensor(list(samples), device=self.targets.device)
         for part in order.split(self.bs):
             if len(part) == self.bs or not self.drop_last: yield self.views[self.visit % len(self.views)][part], self.targets[part]
@@ -264,8 +265,10 @@ def feature_fit(
             dl, setting = _in_order(learn.dls.train, augmented=view > 0)
             with setting: x, y, rest = frozen_features(learn, dl)
             looks.append(x)
-        valid_x, valid_y, _ = frozen_features(learn, learn.dls.valid)
-    dls = DataLoaders(_Features(looks, y, learn.dls.train, True), _Features([valid_x], valid_y, learn.dls.valid, False), path=learn.path)
+    def valid():
+        with torch.random.fork_rng(devices=[]): x, y, _ = frozen_features(learn, learn.dls.valid)
+        return [x], y
+    dls = DataLoaders(_Features(lambda: (looks, y), learn.dls.train, True), _Features(valid, learn.dls.valid, False), path=learn.path)
     head = Learner(dls, rest, loss_func=learn.loss_func, opt_func=learn.opt_func, metrics=list(learn.metrics), wd=learn.wd, wd_bn_bias=learn.wd_bn_bias, moms=learn.moms, model_dir=learn.model_dir)
     head.logger = learn.logger
     if not hasattr(learn, 'progress') and hasattr(head, 'progress'): head.remove_cb(head.progress)  # as within learn.no_bar()

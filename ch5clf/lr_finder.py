@@ -229,7 +229,7 @@ class _Sweep:
         scale = max(abs(level), float(np.nanstd(bases)) if np.isfinite(bases).any() else 0, 1e-12)
         return level, (losses - np.where(np.isfinite(bases), bases, level))/scale
 
-# %% ../nbs/02_lr_finder.ipynb #60b7136d
+# %% ../nbs/02_lr_finder.ipynb #c0e692aa
 Suggested = namedtuple('Suggested', 'descent last_fall steep minimum valley')
 Rates = namedtuple('Rates', 'groups slice')
 
@@ -343,7 +343,7 @@ class LRFinding:
         if self._depth < max(3*noise, .08*self.scale, 1.25*self.between):  # after a training batches differ more than any rate could still gain
             self.suggest = None
             if not rises: return f'the loss hardly moves between {self.lrs[0]:.2g} and {self.lrs[-1]:.2g}: there is nothing to read; give a larger end, or see whether anything is trained'
-            return f'the loss hardly falls before it rises (by {max(self._depth, 0):.2g}, while batches differ by {self.between:.2g}): the model is about as good as this test can make it, as after a training; take a tenth to a hundredth of the rate that trained it'
+            return f'the loss hardly falls before it rises (by {max(self._depth, 0):.2g}, while batches differ by {self.between:.2g}): after a training, take a tenth to a hundredth of the rate that trained it; before one, larger batches, which differ less'
         if self.stopped == 'finished' and x[-1] - x[low] < .25 and s[max(0, np.searchsorted(x, x[-1] - .5) - 1)] - s[-1] > max(.04*self._depth, 2*noise):
             return f'the loss is still falling at the largest rate, {self.lrs[-1]:.2g}; give a larger end'
         if self.interval[1] > 10*self.interval[0]: return f'the batches disagree: the best rate may lie anywhere from {self.interval[0]:.2g} to {self.interval[1]:.2g}; give more repeats'

@@ -47,6 +47,18 @@ def test_interval_holds_the_best_rate_and_mostly_the_true_one(noise):
         assert np.mean([f.interval[0] <= true <= f.interval[1] for f in found]) >= .75  # 90 % are meant; measured 85 to 99
 
 
+def test_what_comes_down_again_after_it_broke_is_not_followed():
+    def twice(r): return 2.5 - 1.5/(1 + (1e-3/r)**2) if r < .01 else 3.2 if r < .1 else .8 if r < 1 else 9
+    f = LRFinding(record(twice), 'diverged')
+    assert f.trusted and f.best < .01 and max(f.suggest) < .02 and f.interval[1] < .02, f
+
+
+def test_best_stays_where_the_fall_is_not_yet_over():
+    def sudden(r): return 2.5 - 1.5*(r > 3e-3) if r < .1 else 9  # half and nine tenths of such a fall lie close together
+    f = LRFinding(record(sudden), 'diverged')
+    assert f.trusted and f.best < 2*f.suggest.descent, f
+
+
 def test_every_rule_lies_before_divergence():
     for seed in range(30):
         f = LRFinding(record(sigmoid(3e-3), .3, seed), 'diverged')
