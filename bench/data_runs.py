@@ -60,7 +60,7 @@ def cleaning_run(arm, seed):
 
 
 def plan(name, photos):
-    if name == 'cleaning': return [(arm, seed, lambda arm=arm, seed=seed: cleaning_run(arm, seed)) for seed in range(1, 6) for arm in ('as found', 'cleaned', 'all right')]
+    if name == 'cleaning': return [(arm, seed, lambda arm=arm, seed=seed: cleaning_run(arm, seed)) for seed in range(1, 11) for arm in ('as found', 'cleaned', 'all right')]
     sets = ({k: (photos/p/'images', 5) for k, p in (('Oxford pets', 'pets_dev'), ('clothing', 'clothing_dev'))} if photos else {'paper pets': (paper_pets(), 5)})
     return [(f'{k}: {arm}', seed, lambda arm=arm, path=path, seed=seed: presize_run(arm, path, seed)) for seed in range(1, 6) for k, (path, seeds) in sets.items() if seed <= seeds
             for arm in ('one interpolation', 'fastai presizing', 'resize first') if k == 'paper pets' or arm != 'resize first']
