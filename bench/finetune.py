@@ -108,7 +108,9 @@ def report():
         for prefix, mark, color in (('features once, ', 'o-', 'black'), ('fine_tune', 's--', 'C1')):
             g = t[t.arm.str.startswith(prefix)].groupby('arm')[['seconds', 'error']].median().sort_values('seconds')
             ax.plot(g.seconds, g.error, mark, color=color, label='ours' if mark == 'o-' else "fastai's fine_tune")
-        ax.set(xscale='log', xlabel='seconds', ylabel='test error', title=label, ylim=(0, None))
+        ax.set(xscale='log', xlabel='processor seconds', ylabel='test error', title=label, ylim=(0, 1), xlim=(1.5, 60))
+        ax.set_xticks([2, 5, 10, 20, 50], [2, 5, 10, 20, 50])
+        ax.set_xticks([], minor=True)
         wide = t.pivot(index='seed', columns='arm', values=['error', 'seconds'])
         peers = [a for a in wide['error'].columns if a.startswith('fine_tune')]
         best = wide['error'][peers].mean().idxmin()
@@ -118,7 +120,7 @@ def report():
             speed, whole = [((both[('seconds', best)] + finder)/both[('seconds', ours)]).median() for finder in (0, t.finder_seconds.median())]
             verdicts.append(f'| {label} | {ours} | {best} | {(gap < 0).sum()} of {len(gap)} | {gap.median()*100:+.1f} ({gap.min()*100:+.1f} to {gap.max()*100:+.1f}) | 1/{speed:.1f} | 1/{whole:.1f} |')
         lines.append('')
-    axes[0, 0].legend(frameon=False, fontsize=8)
+    axes[0, 0].legend(frameon=False, fontsize=8, loc='lower right')
     fig.savefig(RESULTS/'finetune.png')
     missing = [v[0] for v in SETS.values() if v[0] not in set(table['set'])]
     verdicts[:0] = ['| set | ours | fine_tune at its best | fewer errors in | difference in points, median (range) | of its time | of its time with the finder |', '| --- | --- | --- | --- | --- | --- | --- |']

@@ -6,8 +6,8 @@
 __all__ = ['layer_groups', 'two_step_fit', 'rates_for', 'FrozenBatchNorm', 'frozen_batchnorm', 'one_cycle', 'EpochStory',
            'epoch_story', 'retrain', 'feature_fit']
 
-# %% ../nbs/03_finetune.ipynb #a526481c
-import math
+# %% ../nbs/03_finetune.ipynb #90775fe5
+import math, warnings
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -15,9 +15,11 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import nn
-from fastai.basics import Callback, DataLoader, DataLoaders, Learner, set_seed
-from fastai.callback.core import TrainEvalCallback
-from fastai.callback.schedule import ParamScheduler
+with warnings.catch_warnings():  # timm, which fastai brings, compiles with torch.jit while it is imported; nothing that a reader could act on
+    warnings.filterwarnings('ignore', message='.*torch.jit.script.*', category=FutureWarning)
+    from fastai.basics import Callback, DataLoader, DataLoaders, Learner, set_seed
+    from fastai.callback.core import TrainEvalCallback
+    from fastai.callback.schedule import ParamScheduler
 from .lr_finder import frozen_features
 
 # %% ../nbs/03_finetune.ipynb #3d5db2e1
