@@ -46,6 +46,10 @@ def state(learn): return {k: v.clone() for k, v in learn.model.state_dict().item
 def same(a, b): return all(torch.equal(a[k], b[k]) for k in a)
 
 
+class Unwatched(Callback):
+    def before_validate(self): raise CancelValidException
+
+
 class Hypers(Callback):
     "What the optimiser has at each step, for every group."
     order = 61  # after ParamScheduler
@@ -286,6 +290,9 @@ def test_feature_fit_runs_the_body_once():
     calls.clear()
     feature_fit(learn, 5, 1e-2, views=3)
     assert sum(calls) == 3*48 + 20
+    calls.clear()
+    feature_fit(learn, 5, 1e-2, cbs=Unwatched())
+    assert sum(calls) == 48  # where nothing is validated, no validation picture is looked at
 
 
 def test_feature_fit_keeps_the_modes_and_refuses():
