@@ -209,7 +209,7 @@ def report(d):
     if 'quality' in d:
         out += ['## Sharpness: PSNR in dB against a 4 x 4 supersampled warp of the original', 'Five photographs x 12 draws of crop, flip, turn, zoom and warp. Goal: 2 dB above fastai\'s two steps.', '',
                 table(['presize -> size', 'ours', 'fastai', 'gain', 'resize to the final size first'], [[f'{r["presize"]} -> {r["size"]}', r['ours'], r['fastai'], f'**{r["gain"]:+}**', r['resize_first']] for r in d['quality']]), '',
-                'That no aliasing was bought as sharpness is asserted with a zone plate in nbs/workshop/12_presize.ipynb.', '']
+                'That no aliasing was bought as sharpness is asserted with a zone plate in nbs/workshop/14_presize.ipynb.', '']
     if 'memory' in d:
         out += ['## Private memory (RssAnon) while loading, MB', '', table(['pictures', 'store on disk', 'after 4 batches', 'highest in two epochs'], [list(r.values()) for r in d['memory']]), '']
     return '\n'.join(out)

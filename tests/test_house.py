@@ -67,7 +67,7 @@ def test_wheel_from_sdist_carries_the_course(tmp_path):
     code = f"from ch5clf import cli; assert cli.__file__.startswith({str(site)!r}), cli.__file__; raise SystemExit(cli.main(['course', {str(tmp_path/'내 강의')!r}, '--copy-only']))"
     r = subprocess.run([sys.executable, '-c', code], cwd=tmp_path, capture_output=True, text=True, env={**os.environ, 'PYTHONPATH': str(site), 'PYTHONUTF8': '1'})
     assert r.returncode == 0, r.stderr
-    assert (tmp_path/'내 강의'/'index.ipynb').exists() and not (tmp_path/'내 강의'/'workshop'/'15_questions.ipynb').exists()
+    assert (tmp_path/'내 강의'/'index.ipynb').exists() and not (tmp_path/'내 강의'/'workshop'/'36_questions.ipynb').exists()
 
 
 def test_start_refuses_an_old_python(tmp_path):
