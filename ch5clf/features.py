@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['frozen_features', 'feature_fit']
 
-# %% ../nbs/workshop/21_features.ipynb #56ccb0a7
+# %% ../nbs/workshop/21_features.ipynb #390d31eb
 __doc__ = """What a frozen body makes of pictures, computed once, and training on it.
 
     from ch5clf.features import feature_fit, frozen_features
-    feature_fit(learn, 20, 3e-3)                                # as the frozen stage of fine_tune, in a fraction of its time
+    feature_fit(learn, 20, 3e-3)                                # the frozen stage of fine_tune, much faster
     features, targets, head = frozen_features(learn, learn.dls.valid)
 """
 from contextlib import nullcontext
@@ -24,7 +24,7 @@ with quiet_imports():
     from fastai.basics import DataLoader, DataLoaders, Learner
     from fastai.callback.schedule import ParamScheduler # adds fit_one_cycle to Learner
 
-# %% ../nbs/workshop/21_features.ipynb #9d68cc49
+# %% ../nbs/workshop/21_features.ipynb #9ea477b2
 def _flat(module):
     "The layers of nested `nn.Sequential`s, one after another."
     if type(module) is nn.Sequential: return [m for child in module for m in _flat(child)]
@@ -35,15 +35,15 @@ def _body_and_rest(model):
     body = body_of(model)
     head = [m for part in list(model.children())[1:] for m in _flat(part)]
     first = next((i for i, m in enumerate(head) if any(True for _ in m.parameters())), None)
-    if first is None: raise ValueError('the head has no layer with parameters, so there is nothing to train on the features')
+    if first is None: raise ValueError('the head has no layer with parameters: nothing to train on the features')
     return nn.Sequential(body, *head[:first]), nn.Sequential(*head[first:])
 
-# %% ../nbs/workshop/21_features.ipynb #8ab1584a
+# %% ../nbs/workshop/21_features.ipynb #d60a45e4
 def frozen_features(
     learn:Learner, # whose model is nn.Sequential(body, head)
     dl, # loader of (pictures, targets), run through once as it stands: its order, its augmentation
 ) -> tuple: # features (n, f) float32, targets (n,), and the layers after them, sharing the learner's parameters
-    """What body, pooling and flattening make of every picture, in eval mode and without gradients, and the rest of the head.
+    """What body, pooling and flattening make of every picture, in eval mode, without gradients; and the rest of the head.
 
     `rest(features)` equals `learn.model(pictures)` in eval mode. Train and eval modes are left as they were.
     `ValueError` for a model without body and head, and for a head without parameters. Source: 02, section 5."""
@@ -61,7 +61,7 @@ def frozen_features(
         for m, training in modes: m.training = training
     return torch.cat(features), torch.cat(targets), rest
 
-# %% ../nbs/workshop/21_features.ipynb #e5812461
+# %% ../nbs/workshop/21_features.ipynb #dca5b68d
 class _Features(DataLoader):
     "Batches of stored features in the order in which `like`, the pictures' own loader, would bring them."
     def __init__(self, compute, like, shuffle):
@@ -71,8 +71,9 @@ class _Features(DataLoader):
 
     def create_batches(self, samples):
         self.visit += 1
-        if self.views is None: self.views, self.targets = self.compute() # so a fit that never validates does not pay for it
-        order, view = torch.as_tensor(list(samples), device=self.targets.device), self.views[self.visit % len(self.views)]
+        if self.views is None: self.views, self.targets = self.compute() # a fit that never validates does not pay
+        order = torch.as_tensor(list(samples), device=self.targets.device)
+        view = self.views[self.visit % len(self.views)]
         for part in order.split(self.bs):
             if len(part) == self.bs or not self.drop_last: yield view[part], self.targets[part]
 
@@ -82,27 +83,28 @@ def _in_order(dl, augmented):
     plain = not augmented and hasattr(dl.dataset, 'set_split_idx')
     return dl, dl.dataset.set_split_idx(1) if plain else nullcontext()
 
-# %% ../nbs/workshop/21_features.ipynb #af5d49e5
+# %% ../nbs/workshop/21_features.ipynb #fcbb7cd2
 def _check_feature_fit(learn, views):
     if isinstance(views, bool) or not isinstance(views, Integral) or views < 1:
         raise ValueError(f'views is {views!r}; expected how many looks at each picture to keep, a whole number from 1')
     train = learn.dls.train
     if getattr(train, 'drop_last', False) and len(train) == 0:
-        raise ValueError(f'{len(learn.dls.train_ds)} training pictures do not fill one batch of {train.bs}; take a smaller bs')
+        raise ValueError(f'{len(learn.dls.train_ds)} training pictures do not fill one batch of {train.bs}; '
+                         'take a smaller bs')
 
 def _head_learner(learn, dls, head):
     "A learner of the head alone, which shows and records what `learn` would."
-    small = Learner(dls, head, loss_func=learn.loss_func, opt_func=learn.opt_func, metrics=list(learn.metrics), wd=learn.wd,
-                    wd_bn_bias=learn.wd_bn_bias, moms=learn.moms, model_dir=learn.model_dir)
+    small = Learner(dls, head, loss_func=learn.loss_func, opt_func=learn.opt_func, metrics=list(learn.metrics),
+                    wd=learn.wd, wd_bn_bias=learn.wd_bn_bias, moms=learn.moms, model_dir=learn.model_dir)
     small.logger = learn.logger
-    if not hasattr(learn, 'progress') and hasattr(small, 'progress'): small.remove_cb(small.progress) # as within learn.no_bar()
+    if not hasattr(learn, 'progress') and hasattr(small, 'progress'): small.remove_cb(small.progress) # no_bar()
     return small
 
 def feature_fit(
     learn:Learner, # whose model is nn.Sequential(body, head); trained in place, and left frozen
     epochs:int, # over the features
     lr=2e-3, # peak rate of the head
-    views:int=1, # of each training picture: the first without augmentation, the others with; each is a pass through the body
+    views:int=1, # looks at each training picture, the first not augmented; each is a pass through the body
     cbs=None, # callbacks of the training of the head
     **kwargs, # for fastai's `fit_one_cycle`: pct_start, wd, moms, ...
 ) -> Learner: # a small learner of the head alone: its recorder holds the losses and metrics
