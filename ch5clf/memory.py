@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['kept_for_backward', 'anatomy', 'training_memory', 'BatchLimit', 'largest_batch']
 
-# %% ../nbs/workshop/25_memory.ipynb #e35f1844
-__doc__ = """What an architecture costs, where the memory of a training step goes, and the batch that it leaves room for.
+# %% ../nbs/workshop/25_memory.ipynb #ae15fd3a
+__doc__ = """What an architecture costs, where the memory of a training step goes, and which batch it leaves room for.
 
     from ch5clf.memory import anatomy, training_memory, largest_batch
     anatomy(['resnet50', 'resnet101'])      # layers, parameters, multiply-adds, activations: a row each
@@ -33,7 +33,7 @@ with quiet_imports():
     from fastai.basics import Learner, to_float
     from fastai.callback.fp16 import MixedPrecision
 
-# %% ../nbs/workshop/25_memory.ipynb #61dada09
+# %% ../nbs/workshop/25_memory.ipynb #fb02d813
 _layers = {torch.conv1d, torch.conv2d, torch.conv3d, torch.conv_transpose1d, torch.conv_transpose2d,
            torch.conv_transpose3d, F.linear}
 
@@ -48,7 +48,7 @@ class _Depth(TorchFunctionMode):
             if isinstance(t, torch.Tensor): t._depth = before + (func in _layers)
         return out
 
-# %% ../nbs/workshop/25_memory.ipynb #df07e948
+# %% ../nbs/workshop/25_memory.ipynb #a8093ab2
 @contextmanager
 def kept_for_backward(
     model, # its own parameters and buffers are not counted
@@ -62,7 +62,7 @@ def kept_for_backward(
         return t
     with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t): yield sizes
 
-# %% ../nbs/workshop/25_memory.ipynb #d06c6197
+# %% ../nbs/workshop/25_memory.ipynb #8dafcf29
 def _maker(arch):
     "Name, and a function that makes the model."
     if callable(arch): return getattr(arch, '__name__', 'model'), arch
@@ -72,8 +72,8 @@ def _maker(arch):
     if arch in torchvision.models.list_models(torchvision.models):
         return arch, partial(torchvision.models.get_model, arch, weights=None)
     if timm.is_model(arch): return arch, partial(timm.create_model, arch)
-    raise ValueError(f'{arch}: no such architecture; give lite0 to lite2, a name that torchvision or timm knows such as '
-                     '"resnet50", a function that makes a model, or a model')
+    raise ValueError(f'{arch}: no such architecture; give lite0 to lite2, a name that torchvision or timm knows such '
+                     'as "resnet50", a function that makes a model, or a model')
 
 def _on_meta(arch):
     "Name and model without memory."
@@ -82,7 +82,7 @@ def _on_meta(arch):
     wants = dict(pretrained=False) if 'pretrained' in inspect.signature(make).parameters else {}
     with torch.device('meta'): return name, make(**wants)
 
-# %% ../nbs/workshop/25_memory.ipynb #4d6adcdd
+# %% ../nbs/workshop/25_memory.ipynb #aa938a2e
 def _anatomy_row(arch, size):
     name, model = _on_meta(arch)
     model = model.train().requires_grad_(True)
@@ -103,7 +103,7 @@ def anatomy(
     arch, # an architecture (name, function or model), or a list of them: resnet50, 'resnet101', lite0
     size=224, # pixels a side of the picture
 ) -> pd.DataFrame: # a row for each architecture
-    """What an architecture is made of and what a picture costs it. Computed from shapes alone: no weights, no arithmetic.
+    """What an architecture is made of and what a picture costs it. From shapes alone: no weights, no arithmetic.
 
     `layers`: convolutions and linear layers on the longest way through, what the number in "resnet50" counts (shortcuts
     have convolutions of their own beside it); `convolutions`, of which `depthwise` (grouped); `linear`; `batchnorms`;
@@ -113,7 +113,7 @@ def anatomy(
     archs = arch if isinstance(arch, (list, tuple)) else [arch]
     return pd.DataFrame([_anatomy_row(a, size) for a in archs]).set_index('arch')
 
-# %% ../nbs/workshop/25_memory.ipynb #48290768
+# %% ../nbs/workshop/25_memory.ipynb #6283f5bd
 def _device(learn): return next(learn.model.parameters()).device.type
 
 def _batch_of(batch, n):
@@ -141,14 +141,15 @@ def _step(learn, batch):
     learn.opt.step()
     learn.opt.zero_grad()
 
-# %% ../nbs/workshop/25_memory.ipynb #76623497
+# %% ../nbs/workshop/25_memory.ipynb #959f53d6
 def training_memory(
     learn:Learner, # is left as it was
     bs=None, # pictures in the batch; by default the learner's own
 ) -> pd.Series: # MB (10^6 bytes): weights, gradients, optimiser, activations
     """Where the memory of one training step goes, measured on a real step.
 
-    Tensors are counted, not what the allocator holds beside them. Frozen parts count as frozen. Source: 04, section 4."""
+    Tensors are counted, not what the allocator holds beside them. Frozen parts count as frozen.
+    Source: 04, section 4."""
     with untouched(learn, copies='cpu'): # so that a GPU has as much room as in training
         batch = _batch_of(learn.dls.valid.one_batch(), bs or learn.dls.train.bs)
         if learn.opt is None: learn.create_opt()
@@ -160,17 +161,19 @@ def training_memory(
         remembered = getattr(learn.opt, 'opt', learn.opt).state.values() # fastai wraps torch's own optimisers
         optimiser = sum(t.nbytes for s in remembered for t in s.values() if isinstance(t, torch.Tensor))
         weights = sum(t.nbytes for t in (*params, *buffers))
-        return pd.Series(dict(weights=weights, gradients=gradients, optimiser=optimiser, activations=sum(kept.values())))/1e6
+        return pd.Series(dict(weights=weights, gradients=gradients, optimiser=optimiser,
+                              activations=sum(kept.values())))/1e6
 
-# %% ../nbs/workshop/25_memory.ipynb #6ffec785
+# %% ../nbs/workshop/25_memory.ipynb #5475ba40
 def _out_of_memory(e):
     known = getattr(torch, 'OutOfMemoryError', torch.cuda.OutOfMemoryError)
+    if isinstance(e, (known, MemoryError)): return True
     words = 'out of memory', "can't allocate memory", 'alloc_failed'
-    return isinstance(e, (known, MemoryError)) or (isinstance(e, RuntimeError) and any(w in str(e).lower() for w in words))
+    return isinstance(e, RuntimeError) and any(w in str(e).lower() for w in words)
 
-# %% ../nbs/workshop/25_memory.ipynb #23bd4c2e
+# %% ../nbs/workshop/25_memory.ipynb #55333b32
 def _largest(fits, start, limit):
-    "The largest n from 2 to `limit` for which `fits(n)`, and the smallest that was seen to fail; None for what was not found."
+    "The largest n from 2 to `limit` for which `fits(n)`, and the smallest that was seen to fail; None: not found."
     good, bad = max(2, min(start, limit)), None
     while not fits(good):
         good, bad = max(2, good//2), good
@@ -185,12 +188,13 @@ def _largest(fits, start, limit):
         else: bad = middle
     return good, bad
 
-# %% ../nbs/workshop/25_memory.ipynb #8d019576
+# %% ../nbs/workshop/25_memory.ipynb #79c7eacf
 def _free_in_system():
     "Bytes that the system has free, and who says so; (None, reason) where nobody tells."
     try:
         with open('/proc/meminfo', encoding='utf-8') as f:
-            return next(int(line.split()[1])*1024 for line in f if line.startswith('MemAvailable')), 'MemAvailable of Linux'
+            free = next(int(line.split()[1])*1024 for line in f if line.startswith('MemAvailable'))
+        return free, 'MemAvailable of Linux'
     except (OSError, StopIteration): pass
     try: import psutil
     except ImportError: return None, 'this system does not tell how much memory is free; pip install psutil'
@@ -208,7 +212,7 @@ def _free_memory(device):
     except (OSError, ValueError): return free, source
     return (allowed, "the container's limit") if free is None or allowed < free else (free, source)
 
-# %% ../nbs/workshop/25_memory.ipynb #937647c5
+# %% ../nbs/workshop/25_memory.ipynb #7beb2ed0
 @dataclass
 class BatchLimit:
     "The answer of `largest_batch`."
@@ -240,7 +244,8 @@ def _by_trial(learn, batch, start, limit):
         trials[n] = _trains(learn, batch, n)
         return trials[n]
     good, bad = _largest(fits, start, limit)
-    if good is None: why = f'a batch of {bad} does not fit; take smaller pictures, a smaller architecture, or mixed_precision'
+    if good is None:
+        why = f'a batch of {bad} does not fit; take smaller pictures, a smaller architecture, or mixed_precision'
     elif bad is None: why = 'it fits, and more was not tried'
     else: why = f'a batch of {bad} runs out of memory; leave a tenth as a margin, since free memory comes in pieces'
     return BatchLimit(good, True, why, trials)
@@ -262,7 +267,7 @@ def _by_estimate(learn, limit):
     more = f'; more than {limit} was not asked for' if fits > limit else ''
     return BatchLimit(min(fits, limit), False, f'{what}{more}; {harm}')
 
-# %% ../nbs/workshop/25_memory.ipynb #30226047
+# %% ../nbs/workshop/25_memory.ipynb #f06bc0e8
 def largest_batch(
     learn:Learner, # is left as it was, bit for bit
     limit=None, # no more than this; by default all training pictures
@@ -275,7 +280,8 @@ def largest_batch(
     memory, or None and the reason. Other errors of the model are raised. `ValueError` for a limit below 2.
     Source: 04, section 4."""
     limit = len(learn.dls.train_ds) if limit is None else int(limit)
-    if limit < 2: raise ValueError(f'limit={limit}: at least 2 pictures are needed, since batch-norm has no spread of a single one')
+    if limit < 2:
+        raise ValueError(f'limit={limit}: at least 2 pictures are needed, since batch-norm has no spread of one')
     if trial is None: trial = _device(learn) == 'cuda'
     if not trial: return _by_estimate(learn, limit)
     with untouched(learn, copies='cpu'): # so that a GPU has as much room as in training

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['cpu_units', 'precision_for', 'first_scale', 'AutoPrecision', 'mixed_precision']
 
-# %% ../nbs/workshop/26_precision.ipynb #c7f5a1d9
+# %% ../nbs/workshop/26_precision.ipynb #ad88f170
 __doc__ = """Mixed precision on the device at hand, chosen with a reason, for fastai learners.
 
     from ch5clf.precision import mixed_precision
@@ -13,8 +13,6 @@ __doc__ = """Mixed precision on the device at hand, chosen with a reason, for fa
     learn.fit_one_cycle(3)                      # says so if more than a tenth of the updates were left out
     mixed_precision(learn, torch.float32)       # off again
 """
-import math
-
 import torch
 from .places import quiet_imports
 
@@ -22,7 +20,7 @@ with quiet_imports():
     from fastai.basics import Callback, CancelStepException, Learner, to_float
     from fastai.callback.fp16 import MixedPrecision
 
-# %% ../nbs/workshop/26_precision.ipynb #8e4c3264
+# %% ../nbs/workshop/26_precision.ipynb #27570977
 _units = 'amx_bf16', 'avx512_bf16', 'bf16', 'sve_bf16' # Intel's tiles, Intel and AMD, ARM, ARM
 
 def cpu_units() -> list: # such as ['avx512_bf16']; [] where there are none, or where nobody tells
@@ -30,12 +28,12 @@ def cpu_units() -> list: # such as ['avx512_bf16']; [] where there are none, or 
     try: return [k for k in _units if torch.cpu.get_capabilities().get(k)]
     except AttributeError: pass # an older torch: ask Linux
     try:
-        with open('/proc/cpuinfo', encoding='utf-8') as f: lines = [line for line in f if line.lower().startswith(('flags', 'features'))]
+        with open('/proc/cpuinfo', encoding='utf-8') as f: lines = f.read().lower().splitlines()
     except OSError: return []
-    flags = {word for line in lines for word in line.split()}
+    flags = {word for line in lines if line.startswith(('flags', 'features')) for word in line.split()}
     return [k for k in _units if k in flags]
 
-# %% ../nbs/workshop/26_precision.ipynb #479f5e49
+# %% ../nbs/workshop/26_precision.ipynb #6d452d2f
 _same_range = 'the range of bfloat16 is that of float32, so that the loss needs no scaling'
 _scaled = 'the loss is scaled, because small gradients would vanish in float16'
 
@@ -59,8 +57,9 @@ def _cpu_choice(dtype):
     if dtype == torch.float16: return dtype, f'asked for; {_scaled}, which few CPUs compute quickly'
     if units: return torch.bfloat16, f'this CPU has bfloat16 units ({", ".join(units)}), and {_same_range}'
     if dtype is None:
-        return torch.float32, ('this CPU has no bfloat16 units (amx_bf16, avx512_bf16, or bf16 on ARM), and without them '
-                               'bfloat16 saves memory and costs time; dtype=torch.bfloat16 insists on it')
+        return torch.float32, (
+            'this CPU has no bfloat16 units (amx_bf16, avx512_bf16, or bf16 on ARM), and without them '
+            'bfloat16 saves memory and costs time; dtype=torch.bfloat16 insists on it')
     return dtype, 'asked for; this CPU has no bfloat16 units, so it will save memory and cost time'
 
 def precision_for(
@@ -71,16 +70,17 @@ def precision_for(
     if dtype == torch.float32: return dtype, 'asked for; nothing is cast'
     known = dict(cuda=_cuda_choice, mps=_mps_choice, cpu=_cpu_choice)
     if device in known: return known[device](dtype)
-    if not torch.amp.is_autocast_available(device): return torch.float32, f'torch has no autocast for the device {device}'
-    return dtype or torch.bfloat16, f'autocast is there for the device {device}; whether it has units for it we cannot ask'
+    if not torch.amp.is_autocast_available(device): return torch.float32, f'torch has no autocast for {device}'
+    return dtype or torch.bfloat16, f'torch has autocast for {device}; whether there are units for it we cannot ask'
 
-# %% ../nbs/workshop/26_precision.ipynb #d0749b5e
+# %% ../nbs/workshop/26_precision.ipynb #ee167303
 def first_scale(
     loss, # of a batch, with its graph, which is kept
     params, # that are trained
     start=2.**16, # torch's own first scale; powers of two change no digit
     least=2.**-14,
-) -> float: # the largest scale tried whose gradients are all finite; `start` where the loss itself is not
+    margin=4., # below the largest that fits, where `start` does not: the next batch may have larger gradients
+) -> float: # `start` where the loss itself is not finite
     "A loss scale that fits this batch: halved from `start` until no gradient is infinite."
     scale, params = start, [p for p in params if p.requires_grad]
     if not (params and loss.requires_grad and loss.isfinite().all()): return start
@@ -88,9 +88,9 @@ def first_scale(
         grads = torch.autograd.grad(loss*scale, params, retain_graph=True, allow_unused=True)
         if all(g.isfinite().all() for g in grads if g is not None): break
         scale /= 2
-    return scale
+    return scale if scale == start else max(scale/margin, least)
 
-# %% ../nbs/workshop/26_precision.ipynb #151ee9c6
+# %% ../nbs/workshop/26_precision.ipynb #76cd5649
 _dtypes = None, torch.float16, torch.bfloat16, torch.float32
 
 class _Update:
@@ -101,11 +101,11 @@ class _Update:
     def step(self): self.allowed = True
 
 class AutoPrecision(Callback):
-    """Forward passes under `torch.autocast`, in training and validation; the loss and the weights in float32; float16 with a scaled loss.
+    """Forward passes under `torch.autocast`, in training and validation. The loss and the weights stay in float32.
 
-    `skipped` of `updates` were left out in the last fit, because a gradient was not finite; a fit says so where they are
-    more than a tenth. `scale` is that of the last update that was made; the next fit begins with it.
-    An exception leaves nothing switched on. Raises `FloatingPointError` after 25 updates left out in a row.
+    float16 trains with a scaled loss. `skipped` of `updates` were left out in the last fit, because a gradient was not
+    finite; a fit says so where they are more than a tenth. `scale` is that of the last update that was made; the next
+    fit begins with it. An exception leaves nothing switched on. Raises `FloatingPointError` after 25 updates left out in a row.
     Source: Micikevicius et al. (2018); 04, section 5."""
     order, patience, too_many = MixedPrecision.order, 25, .1
     def __init__(self,
@@ -113,7 +113,8 @@ class AutoPrecision(Callback):
     ):
         dtype = getattr(torch, dtype, dtype) if isinstance(dtype, str) else dtype
         if dtype not in _dtypes:
-            raise ValueError(f'dtype={dtype}: torch.float16, torch.bfloat16 or torch.float32 is expected, or None to let the device decide')
+            raise ValueError(f'dtype={dtype}: torch.float16, torch.bfloat16 or torch.float32 is expected, '
+                             'or None to let the device decide')
         self.asked, self.device_type, self.dtype, self.why = dtype, None, None, 'not used yet'
         self.scale = self.scaler = self.update = self._undo = None
         self.updates = self.skipped = self.in_a_row = 0
@@ -200,15 +201,15 @@ class AutoPrecision(Callback):
     def after_fit(self):
         self._uncast()
         self.scaler = self.update = None
-        if self.skipped > self.too_many*self.updates: print(
-            f'precision: {self.skipped} of {self.updates} updates were left out, since their gradients were not finite in '
-            'float16. The model has learned that much less. Try a lower rate, or dtype=torch.bfloat16.')
+        if self.skipped <= self.too_many*self.updates: return
+        print(f'precision: {self.skipped} of {self.updates} updates were left out, since their gradients were not '
+              'finite in float16. The model has learned that much less. Try a lower rate, or dtype=torch.bfloat16.')
 
-# %% ../nbs/workshop/26_precision.ipynb #becfa743
+# %% ../nbs/workshop/26_precision.ipynb #eca421e1
 def mixed_precision(
     learn:Learner, # gets the callback, in place of an earlier one
     dtype=None, # torch.bfloat16 or torch.float16 to insist, torch.float32 to switch it off
-) -> AutoPrecision: # also as `learn.auto_precision`; `skipped` counts updates left out because a gradient was not finite
+) -> AutoPrecision: # also as `learn.auto_precision`
     """Mixed precision on the device at hand, which is told, with the reason: CUDA bfloat16 or float16, MPS float16,
     CPU bfloat16 where it has the units, else float32.
 
