@@ -141,7 +141,7 @@ CAPACITY_ARMS = {
 PHOTO_ARMS = {a: CAPACITY_ARMS[a] for a in ('small, many', 'large, many', 'large, many: dropout', 'large, many: weight decay')}
 RUNGS = {'lite0, 96 px': (lite0, 96), 'lite0, 64 px': (lite0, 64), 'lite0, 128 px': (lite0, 128), 'lite0, 64 then 96 px': (lite0, (64, 96)),
          'lite1, 96 px': (lite1, 96), 'lite2, 96 px': (lite2, 96)}
-BUDGETS = {8: list(RUNGS), 24: ['lite0, 96 px', 'lite0, 128 px', 'lite1, 96 px', 'lite2, 96 px']}  # seconds -> rungs
+BUDGETS = {8: list(RUNGS), 24: ['lite0, 96 px', 'lite2, 96 px']}  # seconds -> rungs
 
 
 def capacity_arms():
@@ -166,9 +166,11 @@ def grow_arms():
 def rows_of(out): return json.loads(out.read_text(encoding='utf-8'))['rows'] if out.exists() else []
 
 
-def make(out, arms, seeds, about, until):
+def make(out, arms, seeds, about, until, now=None):
+    "Run what is not recorded yet; `now`: only these arms."
     for seed in range(1, seeds + 1):
         for arm, run in arms.items():
+            if now and arm not in now: continue
             if any((r['arm'], r['seed']) == (arm, seed) for r in rows_of(out)): continue
             if time.monotonic() > until: return print(f'{out.name}: time is over, {len(rows_of(out))} runs; call again to go on')
             row = dict(arm=arm, seed=seed, **run(seed))
@@ -191,7 +193,9 @@ def main():
     until = time.monotonic() + 60*args.minutes
     if 'capacity' in what: make(RUNS/'deeper.json', capacity_arms(), SEEDS, CAPACITY, until)
     if 'photos' in what: make(RUNS/'deeper_photos.json', photo_arms(args.photos), 10, PHOTOS, until)
-    if 'grow' in what: make(RUNS/'deeper_grow.json', grow_arms(), GROW_SEEDS, GROW, until)
+    if 'grow' not in what: return
+    for seconds, names in BUDGETS.items():  # the short runs of all seeds first
+        make(RUNS/'deeper_grow.json', grow_arms(), GROW_SEEDS, GROW, until, [f'{name}, {seconds} s' for name in names])
 
 
 if __name__ == '__main__': main()
