@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['sign_test', 'grow']
 
-# %% ../nbs/workshop/27_growth.ipynb #2a54da3d
+# %% ../nbs/workshop/27_growth.ipynb #11a154bd
 __doc__ = """The same time to train for each rung of a ladder: larger architectures, larger pictures.
 
     from ch5clf.growth import grow
@@ -24,7 +24,7 @@ from .places import quiet_imports
 with quiet_imports():
     from fastai.vision.all import Normalize, set_seed, vision_learner
 
-# %% ../nbs/workshop/27_growth.ipynb #e6694c46
+# %% ../nbs/workshop/27_growth.ipynb #a077843f
 def sign_test(
     a, # bool tensor (n,): which items one model has right
     b, # the same for the other model
@@ -34,7 +34,7 @@ def sign_test(
     n, k = one + other, min(one, other)
     return min(1., 2*sum(math.comb(n, i) for i in range(k + 1))/2**n)
 
-# %% ../nbs/workshop/27_growth.ipynb #d222e704
+# %% ../nbs/workshop/27_growth.ipynb #db47f638
 def _loaders(path, sizes, bs):
     "Loaders for each size."
     return [pet_dls(path, size=s, presize=round(1.25*s), bs=bs) for s in sizes]
@@ -52,7 +52,7 @@ def _rung_learner(path, arch, sizes, seed, bs):
     _normalise_like(loaders[0], loaders[1:])
     return learn, loaders
 
-# %% ../nbs/workshop/27_growth.ipynb #cf5ed35d
+# %% ../nbs/workshop/27_growth.ipynb #bc8d4eb6
 class _Fits:
     "One-cycle fits by the clock; adds up the seconds and the pictures."
     def __init__(self, learn, seconds, clock):
@@ -76,7 +76,7 @@ def _train_rung(path, arch, sizes, seconds, seed, bs, base_lr, clock):
     return dict(rung=f'{arch.__name__} {" > ".join(map(str, sizes))} px', seconds=fit.spent, pictures=fit.pictures,
                 valid_loss=F.cross_entropy(logits, targets).item(), wrong=wrong, total=total, error=wrong/total), right
 
-# %% ../nbs/workshop/27_growth.ipynb #5915de0b
+# %% ../nbs/workshop/27_growth.ipynb #a564c3db
 def grow(
     path, # folder of pictures, as for `pet_dls`
     rungs, # from small to large: (lite0, 96), or (lite0, (64, 96)) where the pictures grow during the training
@@ -91,7 +91,7 @@ def grow(
     Of the time a third goes to the head, the rest to the whole model with batch-norm of the body frozen; several sizes
     of a rung share it, weights carried over. `chance`: how often two equally good models would differ as much as this
     rung from the one before it (sign test on the validation pictures; the first rung has none): a step up with a large
-    chance is not shown to pay. `ValueError` for no rungs, or time or sizes that are none. Source: 04, section 6."""
+    chance is not shown to pay. `ValueError` for no rungs, or time or sizes that are none. Source: 04, section 7."""
     if not rungs: raise ValueError('rungs is empty; give at least one, such as (lite0, 96)')
     rows, before = [], None
     for arch, sizes in rungs:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['kept_for_backward', 'anatomy', 'training_memory', 'BatchLimit', 'largest_batch']
 
-# %% ../nbs/workshop/25_memory.ipynb #ae15fd3a
+# %% ../nbs/workshop/25_memory.ipynb #626fe0f5
 __doc__ = """What an architecture costs, where the memory of a training step goes, and which batch it leaves room for.
 
     from ch5clf.memory import anatomy, training_memory, largest_batch
@@ -33,7 +33,7 @@ with quiet_imports():
     from fastai.basics import Learner, to_float
     from fastai.callback.fp16 import MixedPrecision
 
-# %% ../nbs/workshop/25_memory.ipynb #fb02d813
+# %% ../nbs/workshop/25_memory.ipynb #39ac5e32
 _layers = {torch.conv1d, torch.conv2d, torch.conv3d, torch.conv_transpose1d, torch.conv_transpose2d,
            torch.conv_transpose3d, F.linear}
 
@@ -48,7 +48,7 @@ class _Depth(TorchFunctionMode):
             if isinstance(t, torch.Tensor): t._depth = before + (func in _layers)
         return out
 
-# %% ../nbs/workshop/25_memory.ipynb #a8093ab2
+# %% ../nbs/workshop/25_memory.ipynb #00e19f97
 @contextmanager
 def kept_for_backward(
     model, # its own parameters and buffers are not counted
@@ -62,7 +62,7 @@ def kept_for_backward(
         return t
     with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t): yield sizes
 
-# %% ../nbs/workshop/25_memory.ipynb #8dafcf29
+# %% ../nbs/workshop/25_memory.ipynb #410b10b9
 def _maker(arch):
     "Name, and a function that makes the model."
     if callable(arch): return getattr(arch, '__name__', 'model'), arch
@@ -82,7 +82,7 @@ def _on_meta(arch):
     wants = dict(pretrained=False) if 'pretrained' in inspect.signature(make).parameters else {}
     with torch.device('meta'): return name, make(**wants)
 
-# %% ../nbs/workshop/25_memory.ipynb #aa938a2e
+# %% ../nbs/workshop/25_memory.ipynb #ce243bfa
 def _anatomy_row(arch, size):
     name, model = _on_meta(arch)
     model = model.train().requires_grad_(True)
@@ -113,7 +113,7 @@ def anatomy(
     archs = arch if isinstance(arch, (list, tuple)) else [arch]
     return pd.DataFrame([_anatomy_row(a, size) for a in archs]).set_index('arch')
 
-# %% ../nbs/workshop/25_memory.ipynb #6283f5bd
+# %% ../nbs/workshop/25_memory.ipynb #1bc379df
 def _device(learn): return next(learn.model.parameters()).device.type
 
 def _batch_of(batch, n):
@@ -141,7 +141,7 @@ def _step(learn, batch):
     learn.opt.step()
     learn.opt.zero_grad()
 
-# %% ../nbs/workshop/25_memory.ipynb #959f53d6
+# %% ../nbs/workshop/25_memory.ipynb #120b619f
 def training_memory(
     learn:Learner, # is left as it was
     bs=None, # pictures in the batch; by default the learner's own
@@ -149,7 +149,7 @@ def training_memory(
     """Where the memory of one training step goes, measured on a real step.
 
     Tensors are counted, not what the allocator holds beside them. Frozen parts count as frozen.
-    Source: 04, section 4."""
+    Source: 04, section 5."""
     with untouched(learn, copies='cpu'): # so that a GPU has as much room as in training
         batch = _batch_of(learn.dls.valid.one_batch(), bs or learn.dls.train.bs)
         if learn.opt is None: learn.create_opt()
@@ -164,14 +164,14 @@ def training_memory(
         return pd.Series(dict(weights=weights, gradients=gradients, optimiser=optimiser,
                               activations=sum(kept.values())))/1e6
 
-# %% ../nbs/workshop/25_memory.ipynb #5475ba40
+# %% ../nbs/workshop/25_memory.ipynb #f9104ed1
 def _out_of_memory(e):
     known = getattr(torch, 'OutOfMemoryError', torch.cuda.OutOfMemoryError)
     if isinstance(e, (known, MemoryError)): return True
     words = 'out of memory', "can't allocate memory", 'alloc_failed'
     return isinstance(e, RuntimeError) and any(w in str(e).lower() for w in words)
 
-# %% ../nbs/workshop/25_memory.ipynb #55333b32
+# %% ../nbs/workshop/25_memory.ipynb #7ff11965
 def _largest(fits, start, limit):
     "The largest n from 2 to `limit` for which `fits(n)`, and the smallest that was seen to fail; None: not found."
     good, bad = max(2, min(start, limit)), None
@@ -188,7 +188,7 @@ def _largest(fits, start, limit):
         else: bad = middle
     return good, bad
 
-# %% ../nbs/workshop/25_memory.ipynb #79c7eacf
+# %% ../nbs/workshop/25_memory.ipynb #f629798e
 def _free_in_system():
     "Bytes that the system has free, and who says so; (None, reason) where nobody tells."
     try:
@@ -212,7 +212,7 @@ def _free_memory(device):
     except (OSError, ValueError): return free, source
     return (allowed, "the container's limit") if free is None or allowed < free else (free, source)
 
-# %% ../nbs/workshop/25_memory.ipynb #7beb2ed0
+# %% ../nbs/workshop/25_memory.ipynb #414c0eb6
 @dataclass
 class BatchLimit:
     "The answer of `largest_batch`."
@@ -267,7 +267,7 @@ def _by_estimate(learn, limit):
     more = f'; more than {limit} was not asked for' if fits > limit else ''
     return BatchLimit(min(fits, limit), False, f'{what}{more}; {harm}')
 
-# %% ../nbs/workshop/25_memory.ipynb #f06bc0e8
+# %% ../nbs/workshop/25_memory.ipynb #5fa753de
 def largest_batch(
     learn:Learner, # is left as it was, bit for bit
     limit=None, # no more than this; by default all training pictures
@@ -278,7 +278,7 @@ def largest_batch(
     On CUDA by trial: the learner's own step (precision and frozen parts as they are, callbacks not called) on repeated
     pictures, doubled until memory runs out, then halved in. Elsewhere an estimate from measured activations and free
     memory, or None and the reason. Other errors of the model are raised. `ValueError` for a limit below 2.
-    Source: 04, section 4."""
+    Source: 04, section 5."""
     limit = len(learn.dls.train_ds) if limit is None else int(limit)
     if limit < 2:
         raise ValueError(f'limit={limit}: at least 2 pictures are needed, since batch-norm has no spread of one')

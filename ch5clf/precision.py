@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['cpu_units', 'precision_for', 'first_scale', 'AutoPrecision', 'mixed_precision']
 
-# %% ../nbs/workshop/26_precision.ipynb #1e37ee24
+# %% ../nbs/workshop/26_precision.ipynb #5d96194d
 __doc__ = """Mixed precision on the device at hand, chosen with a reason, for fastai learners.
 
     from ch5clf.precision import mixed_precision
@@ -20,7 +20,7 @@ with quiet_imports():
     from fastai.basics import Callback, CancelStepException, Learner, noop, to_float
     from fastai.callback.fp16 import MixedPrecision
 
-# %% ../nbs/workshop/26_precision.ipynb #df7393f1
+# %% ../nbs/workshop/26_precision.ipynb #60c6eb2e
 _units = 'amx_bf16', 'avx512_bf16', 'bf16', 'sve_bf16' # Intel's tiles, Intel and AMD, ARM, ARM
 
 def cpu_units() -> list: # such as ['avx512_bf16']; [] where there are none, or where nobody tells
@@ -33,7 +33,7 @@ def cpu_units() -> list: # such as ['avx512_bf16']; [] where there are none, or 
     flags = {word for line in lines if line.startswith(('flags', 'features')) for word in line.split()}
     return [k for k in _units if k in flags]
 
-# %% ../nbs/workshop/26_precision.ipynb #828c224e
+# %% ../nbs/workshop/26_precision.ipynb #cbe62819
 _same_range = 'the range of bfloat16 is that of float32, so that the loss needs no scaling'
 _scaled = 'the loss is scaled, because small gradients would vanish in float16'
 
@@ -73,7 +73,7 @@ def precision_for(
     if not torch.amp.is_autocast_available(device): return torch.float32, f'torch has no autocast for {device}'
     return dtype or torch.bfloat16, f'torch has autocast for {device}; whether there are units for it we cannot ask'
 
-# %% ../nbs/workshop/26_precision.ipynb #7b5f3335
+# %% ../nbs/workshop/26_precision.ipynb #c577468b
 def first_scale(
     loss, # of a batch, with its graph, which is kept
     params, # that are trained
@@ -90,7 +90,7 @@ def first_scale(
         scale /= 2
     return scale if scale == start else max(scale/margin, least)
 
-# %% ../nbs/workshop/26_precision.ipynb #60f2fcd3
+# %% ../nbs/workshop/26_precision.ipynb #3239ac55
 _dtypes = None, torch.float16, torch.bfloat16, torch.float32
 
 class _Update:
@@ -106,7 +106,7 @@ class AutoPrecision(Callback):
     float16 trains with a scaled loss. `skipped` of `updates` were left out in the last fit, because a gradient was not
     finite; a fit says so where they are more than a tenth (not under `learn.no_logging()`, as in a rate test). `scale` is that of the last update that was made; the next
     fit begins with it. An exception leaves nothing switched on. `FloatingPointError` after 25 updates left out in a row.
-    Source: Micikevicius et al. (2018); 04, section 5."""
+    Source: Micikevicius et al. (2018); 04, section 6."""
     order, patience, too_many = MixedPrecision.order, 25, .1
     def __init__(self,
         dtype=None, # torch.bfloat16 or torch.float16; by default what the device does well
@@ -205,7 +205,7 @@ class AutoPrecision(Callback):
         print(f'precision: {self.skipped} of {self.updates} updates were left out, since their gradients were not '
               'finite in float16. The model has learned that much less. Try a lower rate, or dtype=torch.bfloat16.')
 
-# %% ../nbs/workshop/26_precision.ipynb #d5b08b93
+# %% ../nbs/workshop/26_precision.ipynb #6abea5ff
 def mixed_precision(
     learn:Learner, # gets the callback, in place of an earlier one
     dtype=None, # torch.bfloat16 or torch.float16 to insist, torch.float32 to switch it off
@@ -213,7 +213,7 @@ def mixed_precision(
     """Mixed precision on the device at hand, which is told, with the reason: CUDA bfloat16 or float16, MPS float16,
     CPU bfloat16 where it has the units, else float32.
 
-    `ValueError` for a dtype that the device cannot do, and beside fastai's own `to_fp16`. Source: 04, section 5."""
+    `ValueError` for a dtype that the device cannot do, and beside fastai's own `to_fp16`. Source: 04, section 6."""
     if any(isinstance(cb, MixedPrecision) for cb in learn.cbs):
         raise ValueError("fastai's own mixed precision is on already; take it off first: learn.to_fp32()")
     cb = AutoPrecision(dtype)
