@@ -47,7 +47,7 @@ ARMS = {'float32': (None, False), 'bfloat16': (torch.bfloat16, False), 'float32,
 ABOUT = (f'lite0, paper pets, {SIZE} px, batches of 16, mixed_precision(learn, dtype) on a CPU: the head trained for 8 epochs on '
          'features of the body (computed in the same precision), then the whole model for one epoch of 576 pictures (one-cycle, '
          'slice(1e-4, 1e-3), batch-norm of the body held). Each seed has pictures of its own; both arms have the same pictures, order and '
-         'first weights. test_error: 480 test pictures. seconds: work of one core for that epoch (process time, one thread).')
+         'first weights. error: 480 test pictures. seconds: work of one core for that epoch (process time, one thread).')
 
 
 def read(path): return json.loads(path.read_text(encoding='utf-8'))['rows'] if path.exists() else []
@@ -139,7 +139,7 @@ def error_run(dtype, seed):
         seconds = time.process_time() - start
         test = measure(learn, get_image_files(paper_pets_test(path)))  # checked against learn.validate
     assert cb.dtype == dtype
-    return dict(test_error=test.error, wrong=test.wrong, total=test.total, loss=test.loss, seconds=seconds, activations_MB=memory.activations)
+    return dict(error=test.error, wrong=test.wrong, total=test.total, loss=test.loss, seconds=seconds, activations_MB=memory.activations)
 
 
 # --- the table
@@ -162,7 +162,7 @@ def error_table(runs):
     for a, b in pairs:
         lines.append(f"| {a['seed']} | {a['wrong']} of {a['total']} | {b['wrong']} of {b['total']} | {a['seconds']:.1f} | {b['seconds']:.1f} |")
     if len(pairs) > 1:
-        d = differences([b['test_error'] for _, b in pairs], [a['test_error'] for a, _ in pairs], margin=MARGIN)
+        d = differences([b['error'] for _, b in pairs], [a['error'] for a, _ in pairs], margin=MARGIN)
         lines += ['', f'bfloat16 minus float32: {d.text}: {d.verdict} (margin {MARGIN:g} points). Activations kept for a batch of 16: '
                   f'{pairs[0][0]["activations_MB"]:.0f} MB in float32, {pairs[0][1]["activations_MB"]:.0f} MB in bfloat16.']
     return lines

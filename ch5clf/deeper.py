@@ -28,7 +28,7 @@ with quiet_imports():
 _all_ = ['anatomy', 'training_memory', 'BatchLimit', 'largest_batch', 'AutoPrecision',
          'mixed_precision', 'TimeBudget', 'grow']
 
-# %% ../nbs/04_deeper.ipynb #946bb12e
+# %% ../nbs/04_deeper.ipynb #1137ef6a
 def own_net(
     arch, # a pretrained body that fastai can cut: lite0, or resnet34 of torchvision
     n_out:int, # classes
