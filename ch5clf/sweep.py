@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Suggested', 'Rates', 'LRFinding', 'find_lr']
 
-# %% ../nbs/workshop/24_sweep.ipynb #8ce9993d
+# %% ../nbs/workshop/24_sweep.ipynb #8009179b
 __doc__ = """Which learning rate? A test of seconds, which leaves the model as it was, and says when it cannot tell.
 
     from ch5clf.sweep import find_lr
@@ -26,7 +26,7 @@ import torch
 from torch import nn
 from .restore import Memory, untouched
 
-# %% ../nbs/workshop/24_sweep.ipynb #0e193079
+# %% ../nbs/workshop/24_sweep.ipynb #33fc5911
 class _Unmoved:
     "The model as it was before the test: what it makes of a batch tells how hard that batch is."
     def __init__(self, model, memory):
@@ -55,9 +55,9 @@ class _Unmoved:
             self._load(now)
             generators.restore()
 
-# %% ../nbs/workshop/24_sweep.ipynb #d54f0e27
+# %% ../nbs/workshop/24_sweep.ipynb #4b974ba5
 class _Sweep:
-    "Decides the rates of one test, keeps its losses: `see` each batch, `next_rate` before an update, `updated` after it."
+    "Decides the rates of one test, keeps its losses: `see` each batch, `next_rate` before an update, `updated` after."
     def __init__(self, start, end, growth, steps):
         self.start, self.end, self.growth, self.steps = start, end, growth, steps
         self.rate, self.rows, self.window = None, [], [] # of the last update; (rate, loss, base) of each; batches since
@@ -108,11 +108,11 @@ class _Sweep:
         scale = max(abs(level), float(np.nanstd(bases)) if known.any() else 0, 1e-12)
         return (losses - np.where(known, bases, level))/scale, known[0]
 
-# %% ../nbs/workshop/24_sweep.ipynb #24368bce
+# %% ../nbs/workshop/24_sweep.ipynb #baab8b25
 Suggested = namedtuple('Suggested', 'descent last_fall steep minimum valley')
-Suggested.__doc__ = "The rates that five rules read: half of the fall, last clear fall, steepest, minimum/10, middle of the valley."
+Suggested.__doc__ = "Rates that five rules read: half of the fall, last clear fall, steepest, minimum/10, mid-valley."
 Rates = namedtuple('Rates', 'groups slice')
-Rates.__doc__ = "`groups`: a rate for each parameter group; `slice`: the same for fastai, or None where no slice gives them."
+Rates.__doc__ = "`groups`: a rate for each parameter group; `slice`: the same for fastai, or None if there is none."
 
 def _smoother(x, width):
     "Matrix that smooths values at log10 rates `x`: a line through neighbours, weighted by a bell of `width` decades."
@@ -124,7 +124,7 @@ def _smoother(x, width):
     line = w*(s2[:, None] - s1[:, None]*d)/np.where(enough, det, 1)[:, None]
     return np.where(enough[:, None], line, w/s0[:, None])
 
-# %% ../nbs/workshop/24_sweep.ipynb #f94040ca
+# %% ../nbs/workshop/24_sweep.ipynb #5de90de7
 def _cross(x, s, level, i):
     "Where, left of index `i`, the curve last came down through `level`."
     while i > 0 and s[i-1] < level: i -= 1
@@ -148,7 +148,7 @@ def _read(x, s, level):
     return Suggested(descent=_cross(x, s, level - depth/2, low), last_fall=x[clear[-1]] if clear else x[low],
                      steep=x[steep], minimum=x[low] - 1, valley=(_cross(x, s, level - depth*.05, low) + x[low])/2)
 
-# %% ../nbs/workshop/24_sweep.ipynb #4ad5fff6
+# %% ../nbs/workshop/24_sweep.ipynb #786eda89
 _DRAWS = 300 # curves that are read for the interval
 
 class _Reading:
@@ -230,7 +230,7 @@ class _Reading:
         if high > 10*low:
             return f'the batches disagree: the best rate may lie between {low:.2g} and {high:.2g}; give more repeats'
 
-# %% ../nbs/workshop/24_sweep.ipynb #1b7a4f70
+# %% ../nbs/workshop/24_sweep.ipynb #7680279c
 class LRFinding:
     """What a learning-rate test found. `lrs` and raw `losses` (each *after* the update with its rate), `smooth`,
     `suggest`, `best`, `interval`, `trusted`, `why`, `stopped`, `rates`.
@@ -294,8 +294,8 @@ class LRFinding:
         around=None, # the rate to compare around; by default `best`
         length=None, # epochs for a learner (1), batches for a loop (60)
     ) -> pd.DataFrame: # factor, rate of the last group, loss
-        """Short one-cycle trainings from the same start and with the same random numbers, at multiples of a rate; leaves
-        no trace. `ValueError` where there is no rate to compare around."""
+        """Short one-cycle trainings from the same start, with the same random numbers, at multiples of a rate; no trace
+        is left. `ValueError` where there is no rate to compare around."""
         around = around or self.best
         if around is None:
             raise ValueError(f'no rate to compare around: {self.why}; give around=, the rate you would have taken')
@@ -306,7 +306,7 @@ class LRFinding:
     def plot(self,
         ax=None, # matplotlib axes; by default a new figure
     ):
-        "Raw losses, the smoothed curve, every rule's point, the best rate and its interval; what not to read is shaded."
+        "Raw losses, the smoothed curve, every rule's point, the best rate and its interval; what not to read, shaded."
         return _plot(self, ax)
 
     def _lines(self):
@@ -338,7 +338,7 @@ def _check_positive(**given):
         if isinstance(v, bool) or not isinstance(v, (int, float, np.number)) or not 0 < v < math.inf:
             raise ValueError(f'{name}={v!r}: expected a positive number')
 
-# %% ../nbs/workshop/24_sweep.ipynb #926c6728
+# %% ../nbs/workshop/24_sweep.ipynb #575e5561
 _HATCH = dict(color='0.5', alpha=.15, hatch='//', lw=0)
 
 def _plot(f, ax):
@@ -363,7 +363,7 @@ def _plot(f, ax):
     ax.legend(frameon=False, fontsize=8, loc='center left', bbox_to_anchor=(1, .5))
     return ax
 
-# %% ../nbs/workshop/24_sweep.ipynb #eb292913
+# %% ../nbs/workshop/24_sweep.ipynb #d7c2bb37
 def _is_learner(o): return all(hasattr(o, k) for k in ('dls', 'opt_func', 'cbs', 'loss_func'))
 
 def _shape(lists, present):
@@ -398,7 +398,7 @@ class _Bar:
     def close(self):
         if self.bar is not None: self.bar.on_iter_end()
 
-# %% ../nbs/workshop/24_sweep.ipynb #37f22c0b
+# %% ../nbs/workshop/24_sweep.ipynb #a0372e4a
 def _move(o, device):
     if isinstance(o, torch.Tensor): return o.to(device)
     if isinstance(o, tuple) and hasattr(o, '_fields'): return type(o)(*(_move(v, device) for v in o))
@@ -437,7 +437,7 @@ def _set(optimizer, rates):
 
 def _one_cycle(t): return .52 - .48*math.cos(math.pi*t/.25) if t < .25 else .5 + .5*math.cos(math.pi*(t - .25)/.75)
 
-# %% ../nbs/workshop/24_sweep.ipynb #1647ba70
+# %% ../nbs/workshop/24_sweep.ipynb #b7cfaad0
 class _Loop:
     "A plain PyTorch training loop."
     def __init__(self, model, optimizer, loss, batches, accumulate=1, scaler=None, context=nullcontext):
@@ -505,7 +505,7 @@ class _Loop:
                 self.step()
         return float(np.mean(losses[-max(1, length*self.accumulate//5):]))
 
-# %% ../nbs/workshop/24_sweep.ipynb #f122644f
+# %% ../nbs/workshop/24_sweep.ipynb #a3c23c96
 _WATCHING = ('wandb', 'tensorboard', 'comet', 'neptune', 'captum', 'azureml', 'callback.data')
 
 def _silent(cb):
@@ -606,7 +606,7 @@ class _Fastai:
             learn.fit_one_cycle(length or 1, np.array(rates))
             return float(learn.recorder.values[-1][1])
 
-# %% ../nbs/workshop/24_sweep.ipynb #e864d982
+# %% ../nbs/workshop/24_sweep.ipynb #cf9abca9
 def _shuffled_plain(learn, most):
     "Batches of `most` training pictures in random order, without augmentation."
     train, pictures = learn.dls.train, learn.dls.train_ds
@@ -633,7 +633,7 @@ def _on_features(learn, most):
     return Learner(DataLoaders(small, small), rest, loss_func=learn.loss_func, opt_func=learn.opt_func, lr=lr,
                    wd=learn.wd, wd_bn_bias=learn.wd_bn_bias, train_bn=learn.train_bn)
 
-# %% ../nbs/workshop/24_sweep.ipynb #b7a11cbb
+# %% ../nbs/workshop/24_sweep.ipynb #f05ce25b
 def _check_options(start, end, growth, width, peak, repeats, accumulate, steps):
     _check_positive(start=start, end=end, growth=growth, width=width, peak=peak)
     if not (start < end and growth > 1):
