@@ -7,18 +7,19 @@ __all__ = ['rate_test', 'tenth_of_minimum', 'last_clear_fall', 'smooth_both_side
            'LRFinding', 'find_lr']
 
 # %% ../nbs/02_lr_finder.ipynb #dadcf94d
-__doc__ = """How fast to learn: the rate test by hand, two rules of thumb, and a finder that leaves no trace.
+__doc__ = """How fast to learn: the rate test by hand, two rules of thumb, a finder without trace.
 
     from ch5clf.lr_finder import find_lr
-    found = find_lr(learn)                                  # or find_lr(model, optimizer, loss, batches)
-    if found.trusted: learn.fit_one_cycle(5, found.best)    # found.why says what the answer rests on
+    found = find_lr(learn)                      # or find_lr(model, optimizer, loss, batches)
+    if found.trusted: learn.fit_one_cycle(5, found.best)
+    found.why                                   # what the answer rests on
 """
 import numpy as np
 import torch
 from .features import frozen_features
 from .sweep import LRFinding, Rates, Suggested, find_lr
 
-# %% ../nbs/02_lr_finder.ipynb #dbb5a903
+# %% ../nbs/02_lr_finder.ipynb #f7fb904c
 _all_ = ['Suggested', 'Rates', 'frozen_features', 'LRFinding', 'find_lr']
 
 # %% ../nbs/02_lr_finder.ipynb #e63a561f
@@ -30,7 +31,9 @@ def rate_test(
     start=1e-6, # first rate
     factor=2., # from one batch to the next
 ) -> tuple: # rates, and the loss of each batch before the step with its rate: two arrays
-    "Raise the rate from batch to batch until the loss is three times the first. Source: 02, section 2; Smith (2015)."
+    """Raise the rate from batch to batch until the loss is three times the first.
+
+    Source: 02, section 2; Smith (2015)."""
     opt, rates, losses = opt_func(model.parameters(), lr=start), [], []
     for x, y in batches:
         loss = loss_func(model(x), y)
@@ -41,13 +44,15 @@ def rate_test(
         opt.param_groups[0]['lr'] *= factor
     return np.array(rates), np.array(losses)
 
-# %% ../nbs/02_lr_finder.ipynb #294ea3d6
+# %% ../nbs/02_lr_finder.ipynb #b03d4f3a
 def tenth_of_minimum(rates, losses):
     "Rule 1: the rate at the lowest loss, divided by ten. Source: 02, section 3."
     return rates[losses.argmin()]/10
 
 def last_clear_fall(rates, losses, flat=8):
-    "Rule 2: the last rate at which the loss still clearly falls: by more than twice the spread of the first `flat` losses."
+    """Rule 2: the last rate at which the loss still clearly falls.
+
+    Clearly: by more than twice the spread of the first `flat` losses. Source: 02, section 3."""
     falls = losses[:-1] - losses[1:]
     clear = (falls > 2*losses[:flat].std()).nonzero()[0]
     clear = clear[clear < losses.argmin()]
@@ -55,7 +60,7 @@ def last_clear_fall(rates, losses, flat=8):
 
 # %% ../nbs/02_lr_finder.ipynb #fc1230b6
 def smooth_both_sides(rates, losses, width=.2):
-    "Means of neighbouring losses, weighted by a bell of `width` decades of the rate. No lag. Source: 02, section 3."
+    "Means of neighbouring losses, weighted by a bell of `width` decades. Source: 02, section 3."
     x = np.log10(rates)
     weight = np.exp(-.5*((x[:, None] - x)/width)**2)
     return (weight*losses).sum(1)/weight.sum(1)
