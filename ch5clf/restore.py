@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Memory', 'untouched']
 
-# %% ../nbs/workshop/18_restore.ipynb #4efd309a
+# %% ../nbs/workshop/18_restore.ipynb #66ee48fe
 __doc__ = """Try something on a model, and have everything back as it was, bit for bit.
 
     from ch5clf.restore import untouched
@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import nn
 
-# %% ../nbs/workshop/18_restore.ipynb #648e793d
+# %% ../nbs/workshop/18_restore.ipynb #6252d212
 def _overlaps(t):
     "Does a tensor show one place of memory several times?"
     return t.layout is torch.strided and any(stride == 0 and n > 1 for n, stride in zip(t.shape, t.stride()))
@@ -52,9 +52,11 @@ class _Tensor:
             if t.requires_grad != self.needs: t.requires_grad_(self.needs)
             if self.kept_grad is None: return
             if self.grad is None: t.grad = self.kept_grad.to(t.device)
-            else: t.grad = self.grad; self.grad.detach().copy_(self.kept_grad)
+            else:
+                self.grad.copy_(self.kept_grad)
+                t.grad = self.grad
 
-# %% ../nbs/workshop/18_restore.ipynb #968a93e2
+# %% ../nbs/workshop/18_restore.ipynb #8db76009
 @contextmanager
 def _shield():
     "Ctrl-C comes after the block, not within. Only the main thread of a program gets it at all."
@@ -69,7 +71,7 @@ def _shield():
         signal.signal(signal.SIGINT, old)
         if pressed: signal.raise_signal(signal.SIGINT)
 
-# %% ../nbs/workshop/18_restore.ipynb #36eceef0
+# %% ../nbs/workshop/18_restore.ipynb #e3f7792e
 _known = ('fastai.', 'fastcore.', 'torch.optim', 'torch.amp', 'torch.cuda.amp', 'torch.utils.data') # are walked through
 _simple = (bool, int, float, complex, str, bytes, type(None), torch.device, torch.dtype, torch.Size)
 _random = (random.Random, torch.Generator, np.random.Generator, np.random.RandomState)
@@ -108,7 +110,7 @@ def _global_generators():
             torch.set_autocast_dtype(d, dtype)
     return back
 
-# %% ../nbs/workshop/18_restore.ipynb #63e0a08b
+# %% ../nbs/workshop/18_restore.ipynb #8e0c105e
 class Memory:
     """What objects held; `restore` gives the very same objects the same contents, as often as it is called.
 
@@ -197,7 +199,7 @@ class Memory:
         self.undo.append(lambda: _refill(vars(learn), held))
 
     def restore(self):
-        "Give everything back. Ctrl-C waits until it is done. Where a part fails, the others are put back, then it is raised."
+        "Give everything back; Ctrl-C waits for it. Where a part fails, the others are put back, then it is raised."
         with _shield():
             failed = None
             for back in reversed(self.undo):
@@ -218,7 +220,7 @@ class Memory:
             self.restore()
             raise
 
-# %% ../nbs/workshop/18_restore.ipynb #057bcd02
+# %% ../nbs/workshop/18_restore.ipynb #db6cf59e
 def untouched(
     *things, # learners, modules, optimisers, loaders, scalers, tensors, generators, in any order
     data=True, # False: random generators and loaders go on from where they are
