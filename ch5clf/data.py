@@ -7,11 +7,11 @@ __all__ = ['breed_of', 'folder_of', 'labeller_for', 'CourseData', 'course_data',
            'suspicious_labels', 'check_images', 'lite0']
 
 # %% ../nbs/00_data.ipynb #6fe5da4e
-__doc__ = """From a folder of pictures to loaders, labels and what is wrong with them. The module of chapter 00.
+__doc__ = """From a folder of pictures to loaders, labels and what is wrong with them: chapter 00.
 
     from ch5clf.data import pet_dls, breed_of, check_images, suspicious_labels
-    check_images('my_photos')               # a table of what is wrong, with remedies
-    dls = pet_dls('my_photos')              # `Breed_name_12.jpg` files, or a folder for each class
+    check_images('my_photos')       # a table of what is wrong, with remedies
+    dls = pet_dls('my_photos')      # `Breed_name_12.jpg` files, or a folder for each class
 """
 from .labels import breed_of, check_images, folder_of, labeller_for
 from .loaders import CourseData, course_data, pet_block, pet_dls, table_block
@@ -19,8 +19,8 @@ from .places import quiet_imports
 from .pretrained import lite0
 from .suspects import suspicious_labels
 
-_all_ = ['breed_of', 'folder_of', 'labeller_for', 'CourseData', 'course_data', 'pet_block', 'table_block',
-         'pet_dls', 'suspicious_labels', 'check_images', 'lite0']
+_all_ = ['breed_of', 'folder_of', 'labeller_for', 'CourseData', 'course_data', 'pet_block',
+         'table_block', 'pet_dls', 'suspicious_labels', 'check_images', 'lite0']
 
 # %% ../nbs/00_data.ipynb #6fe5da4f
 with quiet_imports():
