@@ -1,17 +1,17 @@
 """Record the runs that chapter 00 draws: `python bench/data_runs.py presize|cleaning|riddle|all [PHOTOS] [--minutes M]`.
 
 Writes ch5clf/runs/presize.json, cleaning.json and riddle.json. PHOTOS is a folder that holds pets_dev/ and clothing_dev/
-(real photos, not in this repository); without it only paper pets run. A run that is recorded is not repeated; with
---minutes the script stops in good time and goes on at the next call. --only takes arms whose name holds a word, such as
+(real photos, not in this repository); without it only paper pets run. A run that is recorded is not repeated; a file of
+another recipe is begun anew. With --minutes the script stops in good time and goes on at the next call. --only takes arms whose name holds a word, such as
 `logistic`. --tiny tries each part once and writes nothing.
 
 Written before the runs. Differences are treatment minus baseline, paired by seed; a seed draws the pictures (paper pets),
 the split (photos), the wrong labels, the head and the order. Errors are shares of held-out pictures.
 
-presize   Claim 1: keeping 160 pixels until the last step lowers the error. Arms: fastai's loader with presize=160 against
-          presize=128 = size; nothing else changes (crop, ranges, batches).
-          Claim 2: one interpolation a picture is no worse than fastai's two (margin: 1 point). Arms: pet_dls(cached=True)
-          against cached=False, both 160 -> 128.
+presize   Claim 1: keeping 160 pixels until the last step lowers the error. Arms: "fastai presizing" (cached=False, 160 -> 128)
+          against "no margin" (presize=128, the size itself); nothing else changes (crop, ranges, batches).
+          Claim 2: one interpolation a picture is no worse than fastai's two (margin: 1 point). Arms: "one interpolation"
+          (cached=True) against "fastai presizing", both 160 -> 128.
           Refuted where the 95 % interval of the paired difference lies above 0 (claim 1) or above the margin (claim 2);
           not decided where it holds 0 (claim 1) or the margin (claim 2). 20 seeds on paper pets, 10 on each photo set.
           Regime: vision_learner(dls, lite0), batch-norm held, fine_tune(3).
@@ -71,8 +71,8 @@ def folder(name, photos, seed): return photos/SETS[name]/'images' if SETS[name] 
 
 
 # ------------------------------------------------------------------ presize
-PRESIZE = {'one interpolation, 160': dict(cached=True, presize=160), 'fastai, presize 160': dict(cached=False, presize=160),
-           'fastai, presize 128': dict(cached=False, presize=128)}
+PRESIZE = {'one interpolation': dict(cached=True, presize=160), 'fastai presizing': dict(cached=False, presize=160),
+           'no margin': dict(cached=False, presize=128)}
 
 
 def presize_run(name, arm, photos, seed, epochs=3):
@@ -185,23 +185,26 @@ def riddle_plan(photos):
 PLANS = dict(presize=presize_plan, cleaning=cleaning_plan, riddle=riddle_plan)
 
 
-def rows_of(file): return json.loads(file.read_text(encoding='utf-8'))['rows'] if file.exists() else []
+def rows_of(file, about):
+    "What is recorded; nothing where it was recorded by another recipe."
+    data = json.loads(file.read_text(encoding='utf-8')) if file.exists() else {}
+    return data['rows'] if data.get('about') == about else []
 
 
 def go(name, photos, end, only=''):
     out = RUNS/f'{name}.json'
-    done = {(r['arm'], r['seed']) for r in rows_of(out)}
+    done = {(r['arm'], r['seed']) for r in rows_of(out, ABOUT[name])}
     for arm, seed, run in PLANS[name](photos):
         if (arm, seed) in done or only not in arm: continue
         if monotonic() > end: return print('to be continued: run it again')
         row = dict(arm=arm, seed=seed, **run())
-        record(out, [*rows_of(out), row], ABOUT[name])
+        record(out, [*rows_of(out, ABOUT[name]), row], ABOUT[name])
         print(row, flush=True)
 
 
 def tiny():
     "Each part once, on the smallest run that goes through every line."
-    print(presize_run('paper pets', 'fastai, presize 128', None, 1, epochs=1))
+    print(presize_run('paper pets', 'no margin', None, 1, epochs=1))
     for how, labels in (('short', 'as found'), ('logistic', 'cleaned'), ('logistic', 'perfect')):
         print(how, labels, cleaning_run('paper pets', 'look-alike', .2, how, labels, None, 1))
     print(riddle_run('perfect', 1, epochs=1))
