@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Suggested', 'Rates', 'LRFinding', 'find_lr']
 
-# %% ../nbs/workshop/24_sweep.ipynb #f28f5768
+# %% ../nbs/workshop/24_sweep.ipynb #1e9e206a
 __doc__ = """Which learning rate? A test of seconds, which leaves the model as it was, and says when it cannot tell.
 
     from ch5clf.sweep import find_lr
@@ -26,7 +26,7 @@ import torch
 from torch import nn
 from .restore import Memory, untouched
 
-# %% ../nbs/workshop/24_sweep.ipynb #e41e124f
+# %% ../nbs/workshop/24_sweep.ipynb #3d29fa06
 class _Unmoved:
     "The model as it was before the test: what it makes of a batch tells how hard that batch is."
     def __init__(self, model, memory):
@@ -55,7 +55,7 @@ class _Unmoved:
             self._load(now)
             generators.restore()
 
-# %% ../nbs/workshop/24_sweep.ipynb #3e5b370c
+# %% ../nbs/workshop/24_sweep.ipynb #ee6c37f0
 class _Sweep:
     "Decides the rates of one test, keeps its losses: `see` each batch, `next_rate` before an update, `updated` after."
     def __init__(self, start, end, growth, steps):
@@ -108,7 +108,7 @@ class _Sweep:
         scale = max(abs(level), float(np.nanstd(bases)) if known.any() else 0, 1e-12)
         return (losses - np.where(known, bases, level))/scale, known[0]
 
-# %% ../nbs/workshop/24_sweep.ipynb #74dacb8a
+# %% ../nbs/workshop/24_sweep.ipynb #aea16af3
 Suggested = namedtuple('Suggested', 'descent last_fall steep minimum valley')
 Suggested.__doc__ = "Rates that five rules read: half of the fall, last clear fall, steepest, minimum/10, mid-valley."
 Rates = namedtuple('Rates', 'groups slice')
@@ -124,7 +124,7 @@ def _smoother(x, width):
     line = w*(s2[:, None] - s1[:, None]*d)/np.where(enough, det, 1)[:, None]
     return np.where(enough[:, None], line, w/s0[:, None])
 
-# %% ../nbs/workshop/24_sweep.ipynb #6a5fc422
+# %% ../nbs/workshop/24_sweep.ipynb #46ecf51e
 def _cross(x, s, level, i):
     "Where, left of index `i`, the curve last came down through `level`."
     while i > 0 and s[i-1] < level: i -= 1
@@ -148,7 +148,7 @@ def _read(x, s, level):
     return Suggested(descent=_cross(x, s, level - depth/2, low), last_fall=x[clear[-1]] if clear else x[low],
                      steep=x[steep], minimum=x[low] - 1, valley=(_cross(x, s, level - depth*.05, low) + x[low])/2)
 
-# %% ../nbs/workshop/24_sweep.ipynb #1bdd91d1
+# %% ../nbs/workshop/24_sweep.ipynb #b6880fa9
 _DRAWS = 300 # curves that are read for the interval
 
 class _Reading:
@@ -230,7 +230,7 @@ class _Reading:
         if high > 10*low:
             return f'the batches disagree: the best rate may lie between {low:.2g} and {high:.2g}; give more repeats'
 
-# %% ../nbs/workshop/24_sweep.ipynb #7bd3ba86
+# %% ../nbs/workshop/24_sweep.ipynb #285b9e39
 class LRFinding:
     """What a learning-rate test found. `lrs` and raw `losses` (each *after* the update with its rate), `smooth`,
     `suggest`, `best`, `interval`, `trusted`, `why`, `stopped`, `rates`.
@@ -338,7 +338,7 @@ def _check_positive(**given):
         if isinstance(v, bool) or not isinstance(v, (int, float, np.number)) or not 0 < v < math.inf:
             raise ValueError(f'{name}={v!r}: expected a positive number')
 
-# %% ../nbs/workshop/24_sweep.ipynb #fcd2b975
+# %% ../nbs/workshop/24_sweep.ipynb #7fad55aa
 _HATCH = dict(color='0.5', alpha=.15, hatch='//', lw=0)
 
 def _plot(f, ax):
@@ -363,7 +363,7 @@ def _plot(f, ax):
     ax.legend(frameon=False, fontsize=8, loc='center left', bbox_to_anchor=(1, .5))
     return ax
 
-# %% ../nbs/workshop/24_sweep.ipynb #2dfe97be
+# %% ../nbs/workshop/24_sweep.ipynb #1c27b760
 def _is_learner(o): return all(hasattr(o, k) for k in ('dls', 'opt_func', 'cbs', 'loss_func'))
 
 def _shape(lists, present):
@@ -398,7 +398,7 @@ class _Bar:
     def close(self):
         if self.bar is not None: self.bar.on_iter_end()
 
-# %% ../nbs/workshop/24_sweep.ipynb #ff89cef0
+# %% ../nbs/workshop/24_sweep.ipynb #f5549009
 def _move(o, device):
     if isinstance(o, torch.Tensor): return o.to(device)
     if isinstance(o, tuple) and hasattr(o, '_fields'): return type(o)(*(_move(v, device) for v in o))
@@ -437,7 +437,7 @@ def _set(optimizer, rates):
 
 def _one_cycle(t): return .52 - .48*math.cos(math.pi*t/.25) if t < .25 else .5 + .5*math.cos(math.pi*(t - .25)/.75)
 
-# %% ../nbs/workshop/24_sweep.ipynb #b9aa9182
+# %% ../nbs/workshop/24_sweep.ipynb #379797db
 class _Loop:
     "A plain PyTorch training loop."
     def __init__(self, model, optimizer, loss, batches, accumulate=1, scaler=None, context=nullcontext):
@@ -505,7 +505,7 @@ class _Loop:
                 self.step()
         return float(np.mean(losses[-max(1, length*self.accumulate//5):]))
 
-# %% ../nbs/workshop/24_sweep.ipynb #9f3fbd6a
+# %% ../nbs/workshop/24_sweep.ipynb #c9577062
 _WATCHING = ('wandb', 'tensorboard', 'comet', 'neptune', 'captum', 'azureml', 'callback.data')
 
 def _silent(cb):
@@ -606,7 +606,7 @@ class _Fastai:
             learn.fit_one_cycle(length or 1, np.array(rates))
             return float(learn.recorder.values[-1][1])
 
-# %% ../nbs/workshop/24_sweep.ipynb #11f38deb
+# %% ../nbs/workshop/24_sweep.ipynb #a88f0079
 def _shuffled_plain(learn, most):
     "Batches of `most` training pictures in random order, without augmentation."
     train, pictures = learn.dls.train, learn.dls.train_ds
@@ -633,7 +633,7 @@ def _on_features(learn, most):
     return Learner(DataLoaders(small, small), rest, loss_func=learn.loss_func, opt_func=learn.opt_func, lr=lr,
                    wd=learn.wd, wd_bn_bias=learn.wd_bn_bias, train_bn=learn.train_bn)
 
-# %% ../nbs/workshop/24_sweep.ipynb #5b07c3df
+# %% ../nbs/workshop/24_sweep.ipynb #64caa03e
 def _check_options(start, end, growth, width, peak, repeats, accumulate, steps):
     _check_positive(start=start, end=end, growth=growth, width=width, peak=peak)
     if not (start < end and growth > 1):
@@ -646,7 +646,7 @@ def _check_parameters(model):
     if next(model.parameters(), None) is None:
         raise ValueError(f'{type(model).__name__} has no parameters, so there is nothing to train')
 
-# %% ../nbs/workshop/24_sweep.ipynb #34eb4469
+# %% ../nbs/workshop/24_sweep.ipynb #3308cb5b
 def _target(learner, optimizer, loss, batches, features, accumulate, scaler, context):
     "What is tested: a learner, or a loop of the reader's own."
     if _is_learner(learner):
@@ -668,7 +668,7 @@ def _target(learner, optimizer, loss, batches, features, accumulate, scaler, con
     _check_parameters(learner)
     return _Loop(learner, optimizer, loss, batches, accumulate, scaler, context)
 
-# %% ../nbs/workshop/24_sweep.ipynb #f481d597
+# %% ../nbs/workshop/24_sweep.ipynb #5baecb8c
 def _enough(repeats, features, rows):
     "How many tests in all: by default as many as fit into 50 updates, 1 to 3, and 3 on features."
     return repeats or (3 if features else min(3, max(1, 50//len(rows))))
@@ -691,7 +691,7 @@ def _run_tests(target, state, wanted, new_sweep, repeats, features, bar, rows):
         done += 1
     return sweep.stopped
 
-# %% ../nbs/workshop/24_sweep.ipynb #40dc7dae
+# %% ../nbs/workshop/24_sweep.ipynb #bf86f1cf
 def find_lr(
     learner, # fastai Learner, or a PyTorch model
     optimizer=None, # torch optimizer, with a model

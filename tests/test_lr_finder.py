@@ -22,6 +22,14 @@ from ch5clf.lr_finder import LRFinding, find_lr, frozen_features, last_clear_fal
 
 torch.set_num_threads(1)
 
+@pytest.fixture(autouse=True)
+def ctrl_c():
+    "Ctrl-C raises KeyboardInterrupt, also where the tests run in the background of a shell, which ignores it."
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 
 # ---- curves whose answer is known -------------------------------------------------------------------------------
 def record(f, noise=0., seed=0, start=1e-7, end=10, growth=1.35, level=2.5):

@@ -17,6 +17,14 @@ from ch5clf.restore import Memory, untouched
 pytestmark = pytest.mark.filterwarnings('ignore')
 torch.set_num_threads(1)
 
+@pytest.fixture(autouse=True)
+def ctrl_c():
+    "Ctrl-C raises KeyboardInterrupt, also where the tests run in the background of a shell, which ignores it."
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 
 # ---- a look at everything, written without the code that is tested -----------------------------------------------
 def look(o, seen=None):
