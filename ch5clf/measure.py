@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Measured', 'measure']
 
-# %% ../nbs/workshop/22_measure.ipynb #deeba376
+# %% ../nbs/workshop/22_measure.ipynb #79e2000a
 __doc__ = """Errors and loss of a learner on given pictures, in one way, checked against fastai's own.
 
     from ch5clf.measure import measure
@@ -28,11 +28,13 @@ with quiet_imports():
     from fastai.basics import CrossEntropyLossFlat, Learner, no_random
     from fastai.callback.core import GatherPredsCallback
 
-# %% ../nbs/workshop/22_measure.ipynb #e16a47df
+# %% ../nbs/workshop/22_measure.ipynb #842e8e20
 @dataclass
 class Measured:
     "What `measure` found: `wrong` of `total`, the share `error`, its 95 % `interval`, the mean `loss`, and a `table`."
     table: pd.DataFrame = field(repr=False) # item, label, prediction, wrong, probability (of the label), loss (nats)
+    logits: torch.Tensor = field(repr=False) # (pictures, classes) float32
+    targets: torch.Tensor = field(repr=False) # (pictures,): place of the label in the vocabulary
 
     @property
     def total(self) -> int: return len(self.table)
@@ -50,7 +52,7 @@ class Measured:
         counts, (low, high) = f'{self.wrong} of {self.total} wrong, {self.error:.1%}', self.interval
         return f'{counts} (95 %: {low:.1%} to {high:.1%}), loss {self.loss:.3f}'
 
-# %% ../nbs/workshop/22_measure.ipynb #3e6a63d8
+# %% ../nbs/workshop/22_measure.ipynb #7a860f5e
 @contextmanager
 def _recorder_kept(learn):
     "The recorder's losses, rates and values, as they were before."
@@ -73,7 +75,7 @@ def _validated(learn, dl):
     logits, targets = gather.all_tensors()
     return logits.as_subclass(torch.Tensor).float().cpu(), targets, record
 
-# %% ../nbs/workshop/22_measure.ipynb #c4b2cbcc
+# %% ../nbs/workshop/22_measure.ipynb #1f6d6dcb
 def _agree(learn, told, record):
     "`RuntimeError` where fastai's own numbers of this pass differ from ours."
     ours, loss = dict(error_rate=told.error, accuracy=1 - told.error), learn.loss_func
@@ -85,7 +87,7 @@ def _agree(learn, told, record):
             raise RuntimeError(f'{name}: {mine:.6g} by our count, {theirs:.6g} by learn.validate on the same pictures; '
                                'one of them is wrong, so neither is given. Please report it')
 
-# %% ../nbs/workshop/22_measure.ipynb #e48edf37
+# %% ../nbs/workshop/22_measure.ipynb #895611e9
 def _given(labels, items):
     "A label for each item: from a dict (by item or by file name), a function, or a sequence as long as `items`."
     if callable(labels): return [labels(i) for i in items]
@@ -103,7 +105,7 @@ def _numbers(labels, items, vocab):
             raise ValueError(f'{item}: {label!r} is no class that the learner knows; there are {classes}')
     return torch.tensor([known[str(label)] for label in labels])
 
-# %% ../nbs/workshop/22_measure.ipynb #84637b75
+# %% ../nbs/workshop/22_measure.ipynb #73e77648
 def _test_dl(learn, items, with_labels, bs):
     if len(items) == 0: raise ValueError('no pictures to measure on; give a list of files')
     if not isinstance(items, pd.DataFrame) and isinstance(items[0], (tuple, list, torch.Tensor)):
@@ -132,7 +134,7 @@ def measure(
     if logits.ndim != 2 or targets.ndim != 1:
         raise ValueError(f'outputs {tuple(logits.shape)}, targets {tuple(targets.shape)}: '
                          'measure wants one label a picture')
-    told = Measured(_table(rows, logits, targets, vocab))
+    told = Measured(_table(rows, logits, targets, vocab), logits, targets)
     if labels is None: _agree(learn, told, record)
     return told
 
