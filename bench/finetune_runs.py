@@ -307,13 +307,13 @@ ARMS = dict(arc=6, factorial=22, epochs=3, statistics=2)
 def rows_of(file): return json.loads(file.read_text(encoding='utf-8'))['rows'] if file.exists() else []
 
 
-def keep(file, row):
+def keep(file, row, about=ABOUT):
     "Add a row; the file is whole at any moment."
     made = dict(date=f'{date.today()}', machine=f'{platform.system()} {platform.machine()}, {os.cpu_count()} cores, one thread', versions=versions())
     with FileLock(f'{file}.lock'): # two processes may do different jobs
         rows = sorted([*rows_of(file), row], key=lambda r: (list(NAMES.values()).index(r['set']), r['seed'], -r['per_class']))
         body = ',\n'.join(json.dumps(r, ensure_ascii=False) for r in rows)
-        write_atomic(file, f'{{"about": {json.dumps(ABOUT, ensure_ascii=False)},\n"made": {json.dumps(made)},\n"rows": [\n{body}\n]}}\n')
+        write_atomic(file, f'{{"about": {json.dumps(about, ensure_ascii=False)},\n"made": {json.dumps(made)},\n"rows": [\n{body}\n]}}\n')
 
 
 def jobs(queue):
