@@ -26,7 +26,7 @@ from .places import quiet_imports
 
 with quiet_imports(): from fastai.basics import Learner
 
-# %% ../nbs/03_finetune.ipynb #c7c5efc2
+# %% ../nbs/03_finetune.ipynb #41416f8e
 from .callbacks import FrozenBatchNorm, NoValidation, frozen_batchnorm
 from .epochs import EpochStory, epoch_story, retrain
 from .features import feature_fit, frozen_features
@@ -54,12 +54,12 @@ def _owners(learn, groups):
                          "the splitter must return all of the model's parameters")
     return owner
 
-# %% ../nbs/03_finetune.ipynb #17a2bf40
+# %% ../nbs/03_finetune.ipynb #37f7388f
 def layer_groups(
     learn:Learner, # is not changed
 ) -> pd.DataFrame: # a row for each parameter group, earliest first
-    """Each group's `first` and `last` module, `layers` with weights, `norms` (batch-norm) among them,
-    numbers of `parameters` and of those `trained` now, and its `rate` (NaN without an optimiser).
+    """Each group's `first` and `last` module, `layers` with weights, batch-`norms` among them,
+    `parameters`, how many are `trained` now, `rate` (NaN without an optimiser).
 
     `ValueError` where a parameter of the model is in no group. Source: 03, section 2."""
     groups, rows = _groups(learn), []
@@ -96,7 +96,7 @@ def two_step_fit(
     learn.fit_one_cycle(epochs, rates, pct_start=pct_start, div=div, **kwargs)
     return learn
 
-# %% ../nbs/03_finetune.ipynb #99a797f5
+# %% ../nbs/03_finetune.ipynb #76c23517
 _ONE_GROUP = ('a single parameter group, so there is no body to freeze; '
               'give the Learner a splitter that returns body and head')
 
@@ -118,7 +118,7 @@ def _ends(lr):
     first = None if lr.start is None else _rate(lr.start, f'{lr}: the first rate')
     return first, _rate(lr.stop, f'{lr}: the last rate')
 
-# %% ../nbs/03_finetune.ipynb #aa68b4b0
+# %% ../nbs/03_finetune.ipynb #99633692
 def rates_for(
     lr, # a number, `slice(first, last)` or `slice(last)`
     n:int, # number of parameter groups
@@ -150,7 +150,7 @@ def _check_cycle(total, pct_start):
     if not 0 < pct_start < 1:
         raise ValueError(f'pct_start is {pct_start!r}; expected a share between 0 and 1')
 
-# %% ../nbs/03_finetune.ipynb #ce69acd3
+# %% ../nbs/03_finetune.ipynb #4382e962
 def one_cycle(
     total:int, # steps: epochs times batches
     lr_max, # peak rate: a number, or one for each group
@@ -163,8 +163,8 @@ def one_cycle(
 
     `ValueError` for a bad argument. Source: 03, section 7; Smith and Topin (2018)."""
     _check_cycle(total, pct_start)
-    peak = np.array([_rate(v, 'lr_max') for v in np.atleast_1d(lr_max)])
-    peak = peak if np.ndim(lr_max) else float(peak[0])
+    several = np.ndim(lr_max) > 0
+    peak = np.array([_rate(v, 'lr_max') for v in lr_max]) if several else _rate(lr_max, 'lr_max')
     share = np.arange(total)/total
     up = share < pct_start
     part = np.where(up, share/pct_start, (share-pct_start)/(1-pct_start))

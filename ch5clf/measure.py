@@ -55,14 +55,16 @@ class Measured:
 # %% ../nbs/workshop/22_measure.ipynb #351058b3
 @contextmanager
 def _recorder_kept(learn):
-    "The recorder's losses, rates and values, as they were before."
-    recorder = getattr(learn, 'recorder', None)
+    "The recorder's losses, rates and values, and the callbacks, as they were before; no bar meanwhile."
+    recorder, cbs = getattr(learn, 'recorder', None), copy(learn.cbs)
     kept = {} if recorder is None else {k: copy(v) for k, v in vars(recorder).items() if k != 'learn'}
     record = getattr(learn, 'final_record', None)
-    try: yield
+    bars = [cb for cb in learn.cbs if cb.name == 'progress']
+    try:
+        with learn.removed_cbs(bars): yield
     finally:
         if recorder is not None: vars(recorder).update(kept)
-        learn.final_record = record
+        learn.final_record, learn.cbs = record, cbs
 
 def _validated(learn, dl):
     "Logits and targets of a loader's pictures, and what fastai's own `validate` says of them: loss, then metrics."
