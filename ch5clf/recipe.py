@@ -151,6 +151,5 @@ def fit_recipe(
     if epochs: unfrozen_fit(learn, epochs, lr, cbs)
     learn.seconds = dict(probe=round(probe, 1), unfrozen=round(time.process_time() - clock - probe, 1))
     if hasattr(learn, 'progress'):
-        print(f'linear probe: {learn.seconds["probe"]} s of CPU; '
-              f'{epochs} epochs of all layers: {learn.seconds["unfrozen"]} s')
+        print(f'linear probe {learn.seconds["probe"]} s of CPU, all layers {learn.seconds["unfrozen"]} s')
     return learn
