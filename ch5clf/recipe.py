@@ -27,7 +27,7 @@ from .pretrained import lite0
 
 with quiet_imports():
     from fastai.basics import CrossEntropyLossFlat, Learner
-    from fastai.callback.schedule import ParamScheduler # adds fit_one_cycle to Learner
+    from fastai.callback.schedule import ParamScheduler # noqa: F401 (adds fit_one_cycle to Learner)
     from fastai.metrics import error_rate
     from fastai.vision.learner import vision_learner
 
