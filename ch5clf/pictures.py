@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['FORMATS', 'SUFFIXES', 'REMEDIES', 'MAX_PIXELS', 'MAX_SIDE', 'printable', 'BadPicture', 'kind_of', 'reads',
-           'ends_well', 'one_at_a_time', 'orientation', 'white_of', 'on_screen', 'quietly', 'PictureFile',
-           'open_picture', 'presized', 'files_below']
+           'ends_well', 'one_at_a_time', 'orientation', 'bands', 'white_of', 'on_screen', 'open_regular', 'quietly',
+           'PictureFile', 'open_picture', 'presized', 'files_below']
 
-# %% ../nbs/workshop/11_pictures.ipynb #f222b92c
+# %% ../nbs/workshop/11_pictures.ipynb #89ec4451
 __doc__ = """Open picture files as people have them. Every trouble is a `BadPicture`, an `OSError` in words.
 
     from ch5clf.pictures import BadPicture, open_picture
@@ -21,14 +21,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
-# %% ../nbs/workshop/11_pictures.ipynb #01c82a74
+# %% ../nbs/workshop/11_pictures.ipynb #af3740c6
 FORMATS = {name: suffixes.split() for name, suffixes in dict(
     JPEG='.jpg .jpeg .jpe .jfif .mpo', PNG='.png .apng', GIF='.gif', BMP='.bmp .dib', WEBP='.webp', TIFF='.tif .tiff',
     AVIF='.avif .avifs', HEIF='.heic .heif .hif', JPEG2000='.jp2 .j2k .jpx .jpf .jpc .j2c',
     PPM='.ppm .pgm .pbm .pnm').items()}
 SUFFIXES = frozenset(sum(FORMATS.values(), [])) | {'.ico', '.jxl', '.psd', '.ras', '.svg', '.tga', '.xbm', '.xpm'}
 
-# %% ../nbs/workshop/11_pictures.ipynb #6f2a5d6d
+# %% ../nbs/workshop/11_pictures.ipynb #bdf35ae2
 REMEDIES = { # problem: what to do about it
     'not permitted': 'give yourself the right to read it, or ask its owner for a copy',
     'no file': 'rename or delete it; put the pictures themselves here',
@@ -40,7 +40,7 @@ REMEDIES = { # problem: what to do about it
     'huge': 'save a smaller copy; 2,000 pixels a side are plenty',
     'odd colours': 'save it as JPEG, in RGB with 8 bits'}
 
-# %% ../nbs/workshop/11_pictures.ipynb #7be96e5b
+# %% ../nbs/workshop/11_pictures.ipynb #2e1ea149
 def printable(
     name, # path or text
 ) -> str: # without control characters, and without bytes that are no text
@@ -65,7 +65,7 @@ class BadPicture(OSError):
     def __str__(self): return self.words if self.file is None else f'{printable(Path(self.file).name)}: {self.words}'
     def __reduce__(self): return type(self), (self.problem, self.detail, self.remedy, self.file)
 
-# %% ../nbs/workshop/11_pictures.ipynb #c45f3069
+# %% ../nbs/workshop/11_pictures.ipynb #cf82bf74
 _HEAD = 256 # bytes that are looked at
 _MAGIC = [
     (b'\xff\xd8\xff', 'JPEG'), (b'\x89PNG\r\n\x1a\n', 'PNG'), (b'GIF87a', 'GIF'), (b'GIF89a', 'GIF'),
@@ -106,7 +106,7 @@ def kind_of(
     if re.match(rb'P[1-6]\s+(#|\d)', head): return 'PPM'
     return next((kind for start, kind in _MAGIC if head.startswith(start)), None) or _by_text(head)
 
-# %% ../nbs/workshop/11_pictures.ipynb #8ce837bd
+# %% ../nbs/workshop/11_pictures.ipynb #b57cbb8d
 def reads(
     kind:str, # of `kind_of`
 ) -> bool:
@@ -118,7 +118,7 @@ def reads(
     Image.init()
     return kind in FORMATS and kind in Image.OPEN
 
-# %% ../nbs/workshop/11_pictures.ipynb #2fe4d2d7
+# %% ../nbs/workshop/11_pictures.ipynb #2e7f9088
 def _boxes_fit(fp, size):
     "Do the outermost boxes of an ISO media file, one after another, end where the file ends?"
     at = 0
@@ -147,7 +147,7 @@ def ends_well(
     if kind == 'WEBP': return int.from_bytes(head[4:8], 'little') + 8 <= size
     return _boxes_fit(fp, size) if kind in ('AVIF', 'HEIF') else None
 
-# %% ../nbs/workshop/11_pictures.ipynb #a8bc5b00
+# %% ../nbs/workshop/11_pictures.ipynb #5609767c
 MAX_PIXELS = 2**28//3 # of a picture, as Pillow's own limit is set
 MAX_SIDE = 2**16 - 1 # pixels; what a JPEG can have
 _LARGE = 2**24 # pixels; of larger pictures one at a time is decoded, so that memory does not grow with the cores
@@ -181,7 +181,7 @@ def one_at_a_time(
     "A context in which only one large picture is at work."
     return _one if im.width*im.height > _LARGE else nullcontext()
 
-# %% ../nbs/workshop/11_pictures.ipynb #4a947b7f
+# %% ../nbs/workshop/11_pictures.ipynb #440ee472
 _TURNS = { # by EXIF orientation
     2: Image.FLIP_LEFT_RIGHT, 3: Image.ROTATE_180, 4: Image.FLIP_TOP_BOTTOM, 5: Image.TRANSPOSE,
     6: Image.ROTATE_270, 7: Image.TRANSVERSE, 8: Image.ROTATE_90}
@@ -194,8 +194,8 @@ def orientation(
     except Exception: return 1 # damaged notes raise a dozen kinds
     return o if o in range(1, 9) else 1
 
-# %% ../nbs/workshop/11_pictures.ipynb #83c21a5e
-def _bands(im, rows=None):
+# %% ../nbs/workshop/11_pictures.ipynb #bec23886
+def bands(im, rows=None):
     "The picture in bands of about four million pixels, or of so many rows: work on one needs little memory."
     rows = rows or max(1, 2**22//im.width)
     for y in range(0, im.height, rows): yield y, im.crop((0, y, im.width, min(im.height, y + rows)))
@@ -204,9 +204,9 @@ def white_of(
     im, # Pillow image of 16 or 32 bits a pixel
 ) -> float: # 1, 255 or 65,535
     "The brightness that this picture's numbers seem to call white. `BadPicture` where they are no numbers."
-    high = max(float(np.asarray(band).max()) for _, band in _bands(im))
+    high = max(float(np.asarray(band).max()) for _, band in bands(im))
     if np.isnan(high):
-        raise BadPicture('odd colours', 'some of its pixels are no numbers (NaN)', 'replace them, and save it with 8 bits')
+        raise BadPicture('odd colours', 'some of its pixels are no numbers (NaN)', 'replace them, save it with 8 bits')
     return 1. if high <= 1 else 255. if high <= 255 else 65535.
 
 def _to_rgb(im, white):
@@ -217,11 +217,11 @@ def _to_rgb(im, white):
         im = Image.alpha_composite(Image.new('RGBA', im.size, 'white'), im)
     return im if im.mode == 'RGB' else im.convert('RGB')
 
-# %% ../nbs/workshop/11_pictures.ipynb #9257591c
+# %% ../nbs/workshop/11_pictures.ipynb #5ef872cf
 def _by_bands(im, factor, white):
     w, h = im.size
     out = Image.new('RGB', (-(-w//factor), -(-h//factor)))
-    for y, band in _bands(im, max(1, 2**22//w//factor)*factor):
+    for y, band in bands(im, max(1, 2**22//w//factor)*factor):
         band = _to_rgb(band, white)
         out.paste(band.reduce(factor) if factor > 1 else band, (0, y//factor))
     return out
@@ -242,7 +242,7 @@ def on_screen(
     im.info = {} # the note has been obeyed
     return im
 
-# %% ../nbs/workshop/11_pictures.ipynb #01eb9437
+# %% ../nbs/workshop/11_pictures.ipynb #1120d7ef
 def _size_of(file):
     "Bytes of a regular file; `BadPicture` for everything else that a path can lead to."
     try: s = os.stat(file)
@@ -254,7 +254,14 @@ def _size_of(file):
     if not stat.S_ISREG(s.st_mode): raise BadPicture('no file', 'a pipe or a device, not a file')
     return s.st_size
 
-# %% ../nbs/workshop/11_pictures.ipynb #7f347839
+def open_regular(
+    file, # path
+): # open binary file
+    "Open a file for reading, and never anything else. `BadPicture`, `OSError`."
+    _size_of(file)
+    return open(file, 'rb')
+
+# %% ../nbs/workshop/11_pictures.ipynb #07b53ed6
 class _Strictly:
     "While any thread is inside, Pillow's `LOAD_TRUNCATED_IMAGES` is off; the last one out puts it back."
     def __init__(self): self.guard, self.inside, self.was = threading.Lock(), 0, False
@@ -284,7 +291,7 @@ def quietly():
 
 _silence = threading.RLock()
 
-# %% ../nbs/workshop/11_pictures.ipynb #bc3d098d
+# %% ../nbs/workshop/11_pictures.ipynb #3133b236
 def _explained(e, f):
     "The `BadPicture` for any exception that an open `PictureFile` led to."
     if isinstance(e, BadPicture) and e.problem != 'unreadable': return e
@@ -337,7 +344,7 @@ class PictureFile:
             _strictly.__exit__()
             if self.fp and self.fp is not self._source: self.fp.close()
     def _open(self):
-        if self.file is not None: self.size, self.fp = _size_of(self.file), open(self.file, 'rb')
+        if self.file is not None: self.size, self.fp = _size_of(self.file), open_regular(self.file)
         else:
             is_bytes = isinstance(self._source, (bytes, bytearray, memoryview))
             self.fp = io.BytesIO(self._source) if is_bytes else self._source
@@ -371,7 +378,7 @@ class PictureFile:
             if short_side: im.draft('RGB', [round(1.5*short_side)]*2)
             return on_screen(im, short_side, white)
 
-# %% ../nbs/workshop/11_pictures.ipynb #72d7ed97
+# %% ../nbs/workshop/11_pictures.ipynb #cf244302
 def open_picture(
     file, # path, bytes, an open binary file, or a Pillow image
     short_side:int|None=None, # pixels that will be made of it: what is much larger may come at a fraction of its size
@@ -399,7 +406,7 @@ def presized(
     if scale < 1: im = im.resize([max(1, round(n*scale)) for n in im.size], Image.BICUBIC, reducing_gap=3)
     return np.asarray(im)
 
-# %% ../nbs/workshop/11_pictures.ipynb #3923e5d7
+# %% ../nbs/workshop/11_pictures.ipynb #71f081fc
 def _is_folder(entry):
     try: return entry.is_dir()
     except OSError: return False # a link round in a circle
