@@ -7,7 +7,7 @@ __all__ = ['FORMATS', 'SUFFIXES', 'REMEDIES', 'MAX_PIXELS', 'MAX_SIDE', 'printab
            'ends_well', 'one_at_a_time', 'orientation', 'bands', 'white_of', 'on_screen', 'open_regular', 'quietly',
            'PictureFile', 'open_picture', 'presized', 'files_below']
 
-# %% ../nbs/workshop/11_pictures.ipynb #364c34ed
+# %% ../nbs/workshop/11_pictures.ipynb #b2aaed3a
 __doc__ = """Open picture files as people have them. Every trouble is a `BadPicture`, an `OSError` in words.
 
     from ch5clf.pictures import BadPicture, open_picture
@@ -21,14 +21,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
-# %% ../nbs/workshop/11_pictures.ipynb #ec201e1c
+# %% ../nbs/workshop/11_pictures.ipynb #0f5b639b
 FORMATS = {name: suffixes.split() for name, suffixes in dict(
     JPEG='.jpg .jpeg .jpe .jfif .mpo', PNG='.png .apng', GIF='.gif', BMP='.bmp .dib', WEBP='.webp', TIFF='.tif .tiff',
     AVIF='.avif .avifs', HEIF='.heic .heif .hif', JPEG2000='.jp2 .j2k .jpx .jpf .jpc .j2c',
     PPM='.ppm .pgm .pbm .pnm').items()}
 SUFFIXES = frozenset(sum(FORMATS.values(), [])) | {'.ico', '.jxl', '.psd', '.ras', '.svg', '.tga', '.xbm', '.xpm'}
 
-# %% ../nbs/workshop/11_pictures.ipynb #8e970c5d
+# %% ../nbs/workshop/11_pictures.ipynb #702dd81f
 REMEDIES = { # problem: what to do about it
     'not permitted': 'give yourself the right to read it, or ask its owner for a copy',
     'no file': 'rename or delete it; put the pictures themselves here',
@@ -40,7 +40,7 @@ REMEDIES = { # problem: what to do about it
     'huge': 'save a smaller copy; 2,000 pixels a side are plenty',
     'odd colours': 'save it as JPEG, in RGB with 8 bits'}
 
-# %% ../nbs/workshop/11_pictures.ipynb #304553ef
+# %% ../nbs/workshop/11_pictures.ipynb #283bd3a1
 def printable(
     name, # path or text
 ) -> str: # without control characters, and without bytes that are no text
@@ -65,7 +65,7 @@ class BadPicture(OSError):
     def __str__(self): return self.words if self.file is None else f'{printable(Path(self.file).name)}: {self.words}'
     def __reduce__(self): return type(self), (self.problem, self.detail, self.remedy, self.file)
 
-# %% ../nbs/workshop/11_pictures.ipynb #919b41cd
+# %% ../nbs/workshop/11_pictures.ipynb #4816382b
 _HEAD = 256 # bytes that are looked at
 _MAGIC = [
     (b'\xff\xd8\xff', 'JPEG'), (b'\x89PNG\r\n\x1a\n', 'PNG'), (b'GIF87a', 'GIF'), (b'GIF89a', 'GIF'),
@@ -106,7 +106,7 @@ def kind_of(
     if re.match(rb'P[1-6]\s+(#|\d)', head): return 'PPM'
     return next((kind for start, kind in _MAGIC if head.startswith(start)), None) or _by_text(head)
 
-# %% ../nbs/workshop/11_pictures.ipynb #4a6062c1
+# %% ../nbs/workshop/11_pictures.ipynb #a7e36b7a
 def reads(
     kind:str, # of `kind_of`
 ) -> bool:
@@ -118,7 +118,7 @@ def reads(
     Image.init()
     return kind in FORMATS and kind in Image.OPEN
 
-# %% ../nbs/workshop/11_pictures.ipynb #929ac9e3
+# %% ../nbs/workshop/11_pictures.ipynb #e29fc8ea
 def _boxes_fit(fp, size):
     "Do the outermost boxes of an ISO media file, one after another, end where the file ends?"
     at = 0
@@ -147,7 +147,7 @@ def ends_well(
     if kind == 'WEBP': return int.from_bytes(head[4:8], 'little') + 8 <= size
     return _boxes_fit(fp, size) if kind in ('AVIF', 'HEIF') else None
 
-# %% ../nbs/workshop/11_pictures.ipynb #03528ce3
+# %% ../nbs/workshop/11_pictures.ipynb #25b95ecb
 MAX_PIXELS = 2**28//3 # of a picture, as Pillow's own limit is set
 MAX_SIDE = 2**16 - 1 # pixels; what a JPEG can have
 _LARGE = 2**24 # pixels; of larger pictures one at a time is decoded, so that memory does not grow with the cores
@@ -181,7 +181,7 @@ def one_at_a_time(
     "A context in which only one large picture is at work."
     return _one if im.width*im.height > _LARGE else nullcontext()
 
-# %% ../nbs/workshop/11_pictures.ipynb #d0e4a13f
+# %% ../nbs/workshop/11_pictures.ipynb #d84fc99e
 _TURNS = { # by EXIF orientation
     2: Image.FLIP_LEFT_RIGHT, 3: Image.ROTATE_180, 4: Image.FLIP_TOP_BOTTOM, 5: Image.TRANSPOSE,
     6: Image.ROTATE_270, 7: Image.TRANSVERSE, 8: Image.ROTATE_90}
@@ -194,7 +194,7 @@ def orientation(
     except Exception: return 1 # damaged notes raise a dozen kinds
     return o if o in range(1, 9) else 1
 
-# %% ../nbs/workshop/11_pictures.ipynb #2c33fb1a
+# %% ../nbs/workshop/11_pictures.ipynb #c304c105
 def bands(im, rows=None):
     "The picture in bands of about four million pixels, or of so many rows: work on one needs little memory."
     rows = rows or max(1, 2**22//im.width)
@@ -217,14 +217,16 @@ def _to_rgb(im, white):
         im = Image.alpha_composite(Image.new('RGBA', im.size, 'white'), im)
     return im if im.mode == 'RGB' else im.convert('RGB')
 
-# %% ../nbs/workshop/11_pictures.ipynb #04600097
+# %% ../nbs/workshop/11_pictures.ipynb #c031f42c
 def _by_bands(im, factor, white):
     w, h = im.size
     out = Image.new('RGB', (-(-w//factor), -(-h//factor)))
     for y, band in bands(im, max(1, 2**22//w//factor)*factor):
         band = _to_rgb(band, white)
         out.paste(band.reduce(factor) if factor > 1 else band, (0, y//factor))
-    return out
+    if factor == 1: return out
+    exact = w/factor, h/factor # the last row and column of `out` stand for less than the others
+    return out.resize([round(n) for n in exact], Image.BICUBIC, box=(0, 0, *exact))
 
 def on_screen(
     im, # Pillow image
@@ -242,7 +244,7 @@ def on_screen(
     im.info = {} # the note has been obeyed
     return im
 
-# %% ../nbs/workshop/11_pictures.ipynb #2fb9117c
+# %% ../nbs/workshop/11_pictures.ipynb #f84e3104
 def _size_of(file):
     "Bytes of a regular file; `BadPicture` for everything else that a path can lead to."
     try: s = os.stat(file)
@@ -261,7 +263,7 @@ def open_regular(
     _size_of(file)
     return open(file, 'rb')
 
-# %% ../nbs/workshop/11_pictures.ipynb #960b6bf3
+# %% ../nbs/workshop/11_pictures.ipynb #469b21bf
 class _Strictly:
     "While any thread is inside, Pillow's `LOAD_TRUNCATED_IMAGES` is off; the last one out puts it back."
     def __init__(self): self.guard, self.inside, self.was = threading.Lock(), 0, False
@@ -291,14 +293,16 @@ def quietly():
 
 _silence = threading.RLock()
 
-# %% ../nbs/workshop/11_pictures.ipynb #e1847302
+# %% ../nbs/workshop/11_pictures.ipynb #e3959849
+_BOMBS = Image.DecompressionBombError, Image.DecompressionBombWarning
+
 def _explained(e, f):
     "The `BadPicture` for any exception that an open `PictureFile` led to."
     if isinstance(e, BadPicture) and e.problem != 'unreadable': return e
     if f.ends is False or 'truncat' in str(e).lower():
         return BadPicture('truncated', f'after {f.size:,} bytes the file ends, and a part of the picture is missing')
     if isinstance(e, BadPicture): return e
-    if isinstance(e, Image.DecompressionBombError): # Pillow refuses before we can ask for the size
+    if isinstance(e, _BOMBS): # Pillow refuses before we can ask for the size
         pixels = int(re.search('[0-9]+', str(e))[0])
         return BadPicture('huge', f'{pixels:,} pixels; more than {MAX_PIXELS:,} are never decoded')
     if isinstance(e, UnidentifiedImageError):
@@ -378,7 +382,7 @@ class PictureFile:
             if short_side: im.draft('RGB', [round(1.5*short_side)]*2)
             return on_screen(im, short_side, white)
 
-# %% ../nbs/workshop/11_pictures.ipynb #5a73d605
+# %% ../nbs/workshop/11_pictures.ipynb #c0fc0ec3
 def open_picture(
     file, # path, bytes, an open binary file, or a Pillow image
     short_side:int|None=None, # pixels that will be made of it: what is much larger may come at a fraction of its size
@@ -406,7 +410,7 @@ def presized(
     if scale < 1: im = im.resize([max(1, round(n*scale)) for n in im.size], Image.BICUBIC, reducing_gap=3)
     return np.asarray(im)
 
-# %% ../nbs/workshop/11_pictures.ipynb #a9c7cff0
+# %% ../nbs/workshop/11_pictures.ipynb #e9ba5cbf
 def _is_folder(entry):
     try: return entry.is_dir()
     except OSError: return False # a link round in a circle
