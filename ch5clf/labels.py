@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['breed_of', 'folder_of', 'labeller_for', 'Relabelled', 'splitter_for', 'check_images']
 
-# %% ../nbs/workshop/16_labels.ipynb #5ca16e84
+# %% ../nbs/workshop/16_labels.ipynb #41c258f8
 __doc__ = """What a folder of pictures means: labels, split, and what is wrong in it.
 
     from ch5clf.labels import breed_of, labeller_for, check_images
@@ -22,12 +22,12 @@ import pandas as pd
 from .photos import check_photos, usable_images
 from .places import quiet_imports
 
-# %% ../nbs/workshop/16_labels.ipynb #8882461e
+# %% ../nbs/workshop/16_labels.ipynb #1b17d031
 with quiet_imports():
     from fastai.data.transforms import FuncSplitter, RandomSplitter
     from fasttransform import Transform
 
-# %% ../nbs/workshop/16_labels.ipynb #6b426cda
+# %% ../nbs/workshop/16_labels.ipynb #d02967a1
 _suffixes = 'jpe?g?|jfif|png|bmp|gif|webp|avif|tiff?|hei[cf]'
 _name = re.compile(rf'^(?P<breed>.*[^\W\d_].*?) *_\d+\.({_suffixes})$', re.IGNORECASE)
 _apps = '|'.join('''img image dsc[nf]? _dsc sam dji cimg pxl photo picture pic mvimg gopr scan screenshot kakaotalk
@@ -49,7 +49,7 @@ def breed_of(
                          'rename it as Breed_name_12.jpg, or put it in a folder named after its class')
     return m['breed']
 
-# %% ../nbs/workshop/16_labels.ipynb #cd7f73a3
+# %% ../nbs/workshop/16_labels.ipynb #c3f66eed
 def folder_of(
     file:str|Path, # path of a picture
 ) -> str: # the name of its folder, NFC-normalised
@@ -65,7 +65,7 @@ def _loose(path, files):
     loose = [f for f in files if f.parent == path or folder_of(f) in ('images', 'train', 'valid', 'val', 'test')]
     return loose, len({f.parent for f in set(files) - set(loose)}) > 1
 
-# %% ../nbs/workshop/16_labels.ipynb #66167ac7
+# %% ../nbs/workshop/16_labels.ipynb #69d10e5d
 def labeller_for(
     path, # folder of pictures
     files=None, # its pictures, where they are listed already
@@ -83,7 +83,7 @@ def labeller_for(
                          'name all pictures like Breed_name_12.jpg, or put each in a folder named after its class')
     return folder_of if by_folder else breed_of
 
-# %% ../nbs/workshop/16_labels.ipynb #211c6202
+# %% ../nbs/workshop/16_labels.ipynb #a9e78194
 def _identity(file):
     "A hash of where a picture lies."
     path = unicodedata.normalize('NFC', os.path.abspath(file))
@@ -118,7 +118,7 @@ class Relabelled(Transform):
 
     def encodes(self, file): return self.labels.get(_identity(file)) or self.labeller(file)
 
-# %% ../nbs/workshop/16_labels.ipynb #0764531b
+# %% ../nbs/workshop/16_labels.ipynb #aebfb78b
 def splitter_for(
     path, # folder of pictures
     seed=42, # of the random split, where the folder declares none
@@ -135,7 +135,7 @@ def splitter_for(
                          'add a row for each picture, or delete the table and a random fifth is held back')
     return FuncSplitter(lambda f: split[f.name] == 'valid')
 
-# %% ../nbs/workshop/16_labels.ipynb #3611dd1c
+# %% ../nbs/workshop/16_labels.ipynb #999c03a5
 def _reason(error): return str(error).split(': ', 1)[1].split(';')[0]
 
 def _labels_of(path, files):

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CourseData', 'course_data', 'pet_block', 'table_block', 'pet_dls']
 
-# %% ../nbs/workshop/17_loaders.ipynb #7f1c07d2
+# %% ../nbs/workshop/17_loaders.ipynb #c9633d66
 __doc__ = """Loaders for a folder of pictures, and what the chapters train on.
 
     from ch5clf.loaders import course_data, pet_dls
@@ -21,7 +21,7 @@ from .photos import problem_of, usable_images
 from .places import quiet_imports
 from .presize import PresizeDL, presize_store
 
-# %% ../nbs/workshop/17_loaders.ipynb #677422a3
+# %% ../nbs/workshop/17_loaders.ipynb #daa35112
 with quiet_imports():
     from fastai.data.block import CategoryBlock, DataBlock
     from fastai.data.core import DataLoaders
@@ -30,7 +30,7 @@ with quiet_imports():
     from fastai.vision.augment import Resize, aug_transforms
     from fastai.vision.data import ImageBlock
 
-# %% ../nbs/workshop/17_loaders.ipynb #0715c7a2
+# %% ../nbs/workshop/17_loaders.ipynb #ab79a0ef
 @dataclass
 class CourseData:
     "What a chapter trains on, and its budget."
@@ -49,7 +49,7 @@ _budgets = dict(
     pets=dict(epochs=2, sizes=dict(size=224, presize=460, bs=64)),
     own=dict(epochs=3, sizes=dict(size=128, presize=160, bs=32)))
 
-# %% ../nbs/workshop/17_loaders.ipynb #cb12e791
+# %% ../nbs/workshop/17_loaders.ipynb #aeb13a56
 def _own(chosen):
     "The folder of the reader's own pictures, after a look at it."
     path, remedy = Path(chosen).expanduser(), 'give the absolute path of a folder of pictures, or "sample" or "pets"'
@@ -75,7 +75,7 @@ def course_data() -> CourseData: # path, kind and budget
     if chosen.casefold() == 'pets': return CourseData(untar_data(URLs.PETS)/'images', 'pets', **_budgets['pets'])
     return CourseData(_own(chosen), 'own', **_budgets['own'])
 
-# %% ../nbs/workshop/17_loaders.ipynb #4ab9cada
+# %% ../nbs/workshop/17_loaders.ipynb #19887aa1
 def _two_steps(size, presize):
     return dict(item_tfms=Resize(presize), batch_tfms=aug_transforms(size=size, min_scale=.75))
 
@@ -101,7 +101,7 @@ def table_block(
     return DataBlock(blocks=(ImageBlock, CategoryBlock), get_x=lambda row: images/row['name'], get_y=ColReader(label),
                      splitter=ColSplitter('split', on='valid'), **_two_steps(size, presize))
 
-# %% ../nbs/workshop/17_loaders.ipynb #14e3a52c
+# %% ../nbs/workshop/17_loaders.ipynb #fdd5cc2a
 def _without_unreadable(files, problems):
     "Training goes on without pictures that cannot be read, after naming them."
     if not problems: return files
@@ -118,7 +118,7 @@ def _check_parts(path, files, parts, labeller):
         raise ValueError(f'{path}: {len(train)} pictures to train on and {len(valid)} held back{holds}; '
                          'at least 5 pictures of each class are needed')
 
-# %% ../nbs/workshop/17_loaders.ipynb #f78c3668
+# %% ../nbs/workshop/17_loaders.ipynb #244d2fb7
 def pet_dls(
     path, # folder of pictures: `Breed_name_12.jpg`, or a folder for each class
     size=128, # pixels a side of the pictures that the model sees

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['linear_probe', 'out_of_fold_logits', 'suspicious_labels']
 
-# %% ../nbs/workshop/23_suspects.ipynb #20397cda
+# %% ../nbs/workshop/23_suspects.ipynb #c9b9b417
 __doc__ = """Which labels to look at first: pictures ranked by how little a model believes what they are called.
 
     from ch5clf.suspects import suspicious_labels
@@ -21,11 +21,11 @@ from torch.nn.functional import cross_entropy, normalize
 from .features import frozen_features
 from .places import quiet_imports
 
-# %% ../nbs/workshop/23_suspects.ipynb #7b9fc8a9
+# %% ../nbs/workshop/23_suspects.ipynb #090d9398
 with quiet_imports():
     from fastai.torch_core import no_random
 
-# %% ../nbs/workshop/23_suspects.ipynb #0a99659f
+# %% ../nbs/workshop/23_suspects.ipynb #f5221020
 def linear_probe(
     x, # features (n, f) float32, of length 1
     y, # targets (n,)
@@ -46,7 +46,7 @@ def linear_probe(
     w, b = w.detach(), b.detach()
     return lambda x: x@w.T + b
 
-# %% ../nbs/workshop/23_suspects.ipynb #fe166c65
+# %% ../nbs/workshop/23_suspects.ipynb #d2bb2f22
 def _folds(y, folds):
     "The fold of each picture: each class is spread over all folds, by a seed of its own."
     rng = torch.Generator().manual_seed(0)
@@ -70,7 +70,7 @@ def out_of_fold_logits(
         logits[inside] = linear_probe(x[~inside], y[~inside], classes)(x[inside])
     return logits
 
-# %% ../nbs/workshop/23_suspects.ipynb #b6e73b18
+# %% ../nbs/workshop/23_suspects.ipynb #e2750246
 def _file_of(tl, item):
     "The path of an item of a dataset, also where the items are rows of a table."
     for f in [None, *tl.tfms.fs]:
@@ -91,7 +91,7 @@ def _plain(learn, ds_idx):
         dl.to(next(learn.model.parameters()).device)
         yield dl
 
-# %% ../nbs/workshop/23_suspects.ipynb #c5b6cb84
+# %% ../nbs/workshop/23_suspects.ipynb #ae9513a0
 def _check_one_label(y):
     if y.ndim == 1 and not y.is_floating_point(): return
     raise ValueError(f'targets of shape {tuple(y.shape)}, {y.dtype}: suspicious_labels ranks pictures with one label '
@@ -122,7 +122,7 @@ def _unseen_logits(learn, parts):
     logits = out_of_fold_logits(torch.cat(xs), torch.cat(ys), classes)
     return list(zip(logits.split([len(y) for y in ys]), ys))
 
-# %% ../nbs/workshop/23_suspects.ipynb #c78e0b56
+# %% ../nbs/workshop/23_suspects.ipynb #645054a6
 def _table(files, y, x, vocab, part):
     loss = cross_entropy(x, y, reduction='none')
     return pd.DataFrame(dict(file=files, label=[vocab[t] for t in y], prediction=[vocab[p] for p in x.argmax(1)],
