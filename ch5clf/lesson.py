@@ -214,15 +214,16 @@ def differences(
     by='seed', # the column, or columns, by which runs are paired
     unit='%', # '%': values are shares, differences are in percentage points; else differences are in this unit
     margin:float=None, # in points (or `unit`): how much worse would still count as "no worse"; fix it before the runs
+    names:tuple=None, # of treatment and baseline, for texts and figures; with `runs` the arms' own
 ) -> Differences: # treatment minus baseline; below zero is better
     "Compare two arms pair by pair. `ValueError` where a seed is missing in one arm, there twice, or without a value."
-    names = (treatment, baseline) if runs is not None else ('treatment', 'baseline')
     if runs is not None:
-        if lost := [n for n in names if n not in set(runs['arm'])]:
+        names = names or (treatment, baseline)
+        if lost := [n for n in (treatment, baseline) if n not in set(runs['arm'])]:
             raise ValueError(f'no arm "{lost[0]}" in these runs; there are {", ".join(map(str, runs["arm"].unique()))}')
-        treatment, baseline = (runs[runs['arm'] == n].drop(columns='arm') for n in names)
+        treatment, baseline = (runs[runs['arm'] == n].drop(columns='arm') for n in (treatment, baseline))
     a, b = _paired(_by_seed(treatment, value, by), _by_seed(baseline, value, by))
-    return Differences((a - b)*(100 if unit == '%' else 1), names, unit, margin)
+    return Differences((a - b)*(100 if unit == '%' else 1), names or ('treatment', 'baseline'), unit, margin)
 
 # %% ../nbs/workshop/20_lesson.ipynb #d1ff0010
 def _axis_label(differences, at_least):
