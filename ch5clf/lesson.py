@@ -127,7 +127,7 @@ def interval(
     total:int, # out of how many
     z=1.96, # standard errors; 1.96 covers 95 %
 ) -> tuple: # low and high, as shares
-    "Wilson's interval for a share. `ValueError` where not 0 <= `wrong` <= `total`, or where `total` is 0. Source: Wilson (1927)."
+    "Wilson's interval (1927) for a share. `ValueError` unless 0 <= `wrong` <= `total` and `total` > 0."
     if not 0 <= wrong <= total or total == 0:
         raise ValueError(f'wrong={wrong}, total={total}: 0 <= wrong <= total and total > 0 are expected')
     p, k = wrong/total, z*z/total
@@ -174,8 +174,8 @@ def _paired(a, b):
 
 # %% ../nbs/workshop/20_lesson.ipynb #d1ff0008
 class Differences:
-    """Paired differences of two arms: `values`, `mean`, `low` and `high` (95 %), `wins`, `ties`, `losses`, `n`, `verdict`,
-    `text` (one line).
+    """Paired differences of two arms: `values`, `mean`, `low` and `high` (95 %), `wins`, `ties`, `losses`, `n`,
+    `verdict` (a word) and `text` (a line).
 
     `plot()` draws them. The values are in points where the unit is '%', else in the unit."""
     def __init__(self, values, names=('treatment', 'baseline'), unit='%', margin=None):

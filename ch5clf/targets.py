@@ -6,7 +6,7 @@
 __all__ = ['REDUCTIONS', 'check_logits', 'class_dim', 'check_target', 'check_options', 'check_hard_or_soft', 'check_table',
            'check_yes_no']
 
-# %% ../nbs/workshop/29_targets.ipynb #0e526c52
+# %% ../nbs/workshop/29_targets.ipynb #8c88ef25
 __doc__ = """Checks for loss functions of logits and a target: each error names the thing, the rule and the remedy.
 
     from ch5clf.targets import check_logits, check_target
@@ -16,7 +16,7 @@ __doc__ = """Checks for loss functions of logits and a target: each error names 
 import torch
 from torch import Tensor
 
-# %% ../nbs/workshop/29_targets.ipynb #e83368de
+# %% ../nbs/workshop/29_targets.ipynb #1e86f57f
 def _kind(x): return f'of type {type(x).__name__}' if not isinstance(x, Tensor) else str(x.dtype)
 
 def check_logits(
@@ -25,7 +25,7 @@ def check_logits(
     least:int=0, # how many dimensions it needs
     dim:int=-1, # the dimension that the call names
 ):
-    "`TypeError` for no floating-point tensor, `ValueError` for a single number, `IndexError` for a `dim` that `x` lacks."
+    "`TypeError` for no floating-point tensor, `ValueError` for a single number, `IndexError` for a wrong `dim`."
     if not isinstance(x, Tensor):
         raise TypeError(f'{who}: the logits are {_kind(x)}; expected a tensor: torch.tensor(...)')
     if not x.is_floating_point():
@@ -38,13 +38,13 @@ def check_logits(
         raise IndexError(f'{who}: dim is {dim!r}, but the logits have shape {tuple(x.shape)}; '
                          f'expected a whole number from {-n} to {n - 1}')
 
-# %% ../nbs/workshop/29_targets.ipynb #1aa32ca8
+# %% ../nbs/workshop/29_targets.ipynb #b4b587a0
 def class_dim(x:Tensor) -> int: # 0 for one item, (classes,); else 1: (items, classes, ...)
     "The dimension of logits that holds the classes, as PyTorch's losses have it."
     return 0 if x.dim() == 1 else 1
 
 def check_target(x, target, who, ignore_index=-100) -> bool: # True: probabilities; False: class numbers
-    "`TypeError` for no tensor or a wrong dtype, `ValueError` for a shape that does not fit, `IndexError` for a wrong class."
+    "`TypeError` for no tensor or a wrong dtype, `ValueError` for a wrong shape, `IndexError` for a wrong class."
     if not isinstance(target, Tensor):
         raise TypeError(f'{who}: the target is {_kind(target)}; expected a tensor of class numbers: torch.tensor(...)')
     dim = class_dim(x)
@@ -59,7 +59,7 @@ def check_target(x, target, who, ignore_index=-100) -> bool: # True: probabiliti
     raise ValueError(f'{who}: {given}; expected class numbers with shape {tuple(expected)}, '
                      f'or probabilities (floating point) with shape {tuple(x.shape)}')
 
-# %% ../nbs/workshop/29_targets.ipynb #3c5028fb
+# %% ../nbs/workshop/29_targets.ipynb #008041dc
 def _check_range(target, classes, ignore_index, who):
     t = target.long()
     wrong = ((t < 0) | (t >= classes)) & (t != ignore_index)
@@ -72,7 +72,7 @@ def _check_range(target, classes, ignore_index, who):
     raise IndexError(f'{who}: class {worst.item()} in the target{where}, but the logits have {classes} '
                      f'classes; expected 0 to {classes - 1}{left_out}')
 
-# %% ../nbs/workshop/29_targets.ipynb #6f0429cb
+# %% ../nbs/workshop/29_targets.ipynb #bae90e70
 REDUCTIONS = ('none', 'mean', 'sum')
 
 def check_options(who, reduction, classes=None, weight=None, smoothing=0.):
@@ -95,7 +95,7 @@ def check_hard_or_soft(who, soft, weight, ignore_index):
         raise ValueError(f'{who}: ignore_index={ignore_index} with a target of probabilities; '
                          'expected class numbers, or leave ignore_index out')
 
-# %% ../nbs/workshop/29_targets.ipynb #4d36553c
+# %% ../nbs/workshop/29_targets.ipynb #9a8c7c98
 def check_table(x, names, who='working_table'):
     "`ValueError` for more than two dimensions, or a wrong number of names."
     if x.dim() > 2:
@@ -103,7 +103,7 @@ def check_table(x, names, who='working_table'):
     if len(names) != x.shape[-1]:
         raise ValueError(f'{who}: {len(names)} names for {x.shape[-1]} classes; expected one name each')
 
-# %% ../nbs/workshop/29_targets.ipynb #a1066a29
+# %% ../nbs/workshop/29_targets.ipynb #c0362e21
 def _spreads_over(w, x):
     return w.dim() <= x.dim() and all(a in (1, b) for a, b in zip(reversed(w.shape), reversed(x.shape)))
 

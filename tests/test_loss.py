@@ -373,9 +373,9 @@ def test_errors_name_the_thing_the_rule_and_the_remedy(call, error, says):
 # the columns of a worked example
 
 def test_working_table():
-    table = L.working_table(torch.tensor([.02, -2.49, 1.25]), target=2, names=['a', 'b', 'c'])
+    table = L.working_table(torch.tensor([.5, -1.5, 2.]), target=2, names=['a', 'b', 'c'])
     assert list(table.columns) == ['logit', 'exp', 'softmax', 'target', '-log softmax', 'gradient'] and list(table.index) == ['a', 'b', 'c']
-    assert table['exp'].round(2).tolist() == [1.02, .08, 3.49] and table['softmax'].round(2).tolist() == [.22, .02, .76]
+    assert table['exp'].round(2).tolist() == [1.65, .22, 7.39] and table['softmax'].round(2).tolist() == [.18, .02, .8]
     assert table['softmax'].sum() == pytest.approx(1) and table['gradient'].sum() == pytest.approx(0, abs=1e-12)
     assert list(L.working_table(torch.tensor([1000., 0.]))['softmax']) == [1., 0.]
     batch = L.working_table(torch.zeros(2, 3), [0, 2])
