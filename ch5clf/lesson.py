@@ -228,9 +228,11 @@ def differences(
 # %% ../nbs/workshop/20_lesson.ipynb #d1ff0010
 def _axis_label(differences, at_least):
     measure, = {d.measure for d in differences}
-    baselines = {d.names[1] for d in differences}
-    name = baselines.pop() if len(baselines) == 1 else 'its baseline'
-    return f'minus {name}{f", in {measure}" if measure else ""} (left: better; grey: less than {at_least:g})'
+    treatments, baselines = ({d.names[i] for d in differences} for i in (0, 1))
+    treatment = treatments.pop() if len(treatments) == 1 else 'each'
+    baseline = baselines.pop() if len(baselines) == 1 else 'its baseline'
+    arms = f'{treatment} minus {baseline}'
+    return f'{arms}{f", in {measure}" if measure else ""} (left: better; grey: less than {at_least:g})'
 
 def plot_differences(
     data:dict, # a name for each `Differences`
