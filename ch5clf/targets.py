@@ -6,7 +6,7 @@
 __all__ = ['REDUCTIONS', 'check_logits', 'class_dim', 'check_target', 'check_options', 'check_hard_or_soft', 'check_table',
            'check_yes_no']
 
-# %% ../nbs/workshop/38_targets.ipynb #8c88ef25
+# %% ../nbs/workshop/38_targets.ipynb #242acb67
 __doc__ = """Checks for loss functions of logits and a target: each error names the thing, the rule and the remedy.
 
     from ch5clf.targets import check_logits, check_target
@@ -16,7 +16,7 @@ __doc__ = """Checks for loss functions of logits and a target: each error names 
 import torch
 from torch import Tensor
 
-# %% ../nbs/workshop/38_targets.ipynb #1e86f57f
+# %% ../nbs/workshop/38_targets.ipynb #ab263764
 def _kind(x): return f'of type {type(x).__name__}' if not isinstance(x, Tensor) else str(x.dtype)
 
 def check_logits(
@@ -38,7 +38,7 @@ def check_logits(
         raise IndexError(f'{who}: dim is {dim!r}, but the logits have shape {tuple(x.shape)}; '
                          f'expected a whole number from {-n} to {n - 1}')
 
-# %% ../nbs/workshop/38_targets.ipynb #b4b587a0
+# %% ../nbs/workshop/38_targets.ipynb #75863273
 def class_dim(x:Tensor) -> int: # 0 for one item, (classes,); else 1: (items, classes, ...)
     "The dimension of logits that holds the classes, as PyTorch's losses have it."
     return 0 if x.dim() == 1 else 1
@@ -59,7 +59,7 @@ def check_target(x, target, who, ignore_index=-100) -> bool: # True: probabiliti
     raise ValueError(f'{who}: {given}; expected class numbers with shape {tuple(expected)}, '
                      f'or probabilities (floating point) with shape {tuple(x.shape)}')
 
-# %% ../nbs/workshop/38_targets.ipynb #008041dc
+# %% ../nbs/workshop/38_targets.ipynb #976a8917
 def _check_range(target, classes, ignore_index, who):
     t = target.long()
     wrong = ((t < 0) | (t >= classes)) & (t != ignore_index)
@@ -72,7 +72,7 @@ def _check_range(target, classes, ignore_index, who):
     raise IndexError(f'{who}: class {worst.item()} in the target{where}, but the logits have {classes} '
                      f'classes; expected 0 to {classes - 1}{left_out}')
 
-# %% ../nbs/workshop/38_targets.ipynb #bae90e70
+# %% ../nbs/workshop/38_targets.ipynb #b3bddf81
 REDUCTIONS = ('none', 'mean', 'sum')
 
 def check_options(who, reduction, classes=None, weight=None, smoothing=0.):
@@ -95,7 +95,7 @@ def check_hard_or_soft(who, soft, weight, ignore_index):
         raise ValueError(f'{who}: ignore_index={ignore_index} with a target of probabilities; '
                          'expected class numbers, or leave ignore_index out')
 
-# %% ../nbs/workshop/38_targets.ipynb #9a8c7c98
+# %% ../nbs/workshop/38_targets.ipynb #d07015f0
 def check_table(x, names, who='working_table'):
     "`ValueError` for more than two dimensions, or a wrong number of names."
     if x.dim() > 2:
@@ -103,7 +103,7 @@ def check_table(x, names, who='working_table'):
     if len(names) != x.shape[-1]:
         raise ValueError(f'{who}: {len(names)} names for {x.shape[-1]} classes; expected one name each')
 
-# %% ../nbs/workshop/38_targets.ipynb #c0362e21
+# %% ../nbs/workshop/38_targets.ipynb #106b649a
 def _spreads_over(w, x):
     return w.dim() <= x.dim() and all(a in (1, b) for a, b in zip(reversed(w.shape), reversed(x.shape)))
 
