@@ -210,10 +210,10 @@ for module, names in json.load(open(sys.argv[1], encoding='utf-8')).items():
 
 @pytest.mark.parametrize('module', MODULES, ids=lambda p: p.stem)
 def test_public_functions_say_what_they_do(module):
-    tree = ast.parse(module.read_text(encoding='utf-8'))
-    faults((f'{module.name}:{node.lineno}: {node.name}' for node in tree.body
-            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))
-            and not node.name.startswith('_') and not ast.get_docstring(node)),
+    tree, definitions = ast.parse(module.read_text(encoding='utf-8')), (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    public = next(ast.literal_eval(n.value) for n in tree.body if isinstance(n, ast.Assign) and n.targets[0].id == '__all__')
+    faults((f'{module.name}:{n.lineno}: {n.name}' for n in tree.body
+            if isinstance(n, definitions) and n.name in public and not ast.get_docstring(n)),
            'give it a docstring: what it returns, shapes, units, errors, source')
 
 
