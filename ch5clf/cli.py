@@ -48,7 +48,7 @@ def _serve(command, env):
         try: return server.wait()
         except KeyboardInterrupt: pass  # JupyterLab got it too, asks, and shuts down in order
 
-# %% ../nbs/workshop/41_cli.ipynb #17cf877d
+# %% ../nbs/workshop/41_cli.ipynb #b5a25cba
 def _course(args):
     folder = course_folder(args.folder)
     done = copy_course(folder, workshop=args.all)
@@ -89,7 +89,7 @@ def _parser():
     add('--lang', choices=('en', 'ko'), help="language of the questions (default: CH5CLF_LANG, or the answer's own)")
     return parser
 
-# %% ../nbs/workshop/41_cli.ipynb #fdb6662f
+# %% ../nbs/workshop/41_cli.ipynb #143ce961
 def _mend_streams():
     "Streams that were closed become empty ones; a Windows console that lacks a letter shall not end a command."
     for name, mode in (('stdin', 'r'), ('stdout', 'w'), ('stderr', 'w')):
@@ -97,10 +97,14 @@ def _mend_streams():
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, 'reconfigure'): stream.reconfigure(errors='replace')
 
-def _give_up_output():
+def _give_up(stream):
     "Nobody reads any more: what is still in the buffer goes nowhere, instead of failing once more at the end."
-    try: os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    try: os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     except (OSError, ValueError): pass # a stream without a file, as in a notebook
+
+def _complain(message):
+    try: print(f'ch5clf: {message}', file=sys.stderr)
+    except OSError: pass
 
 def _run(argv):
     "Run one command, to the last byte of its output."
@@ -109,23 +113,25 @@ def _run(argv):
         return args.run(args) or 0
     finally: sys.stdout.flush()
 
-def _complain(message):
-    try: print(f'ch5clf: {message}', file=sys.stderr)
-    except OSError: pass
+def _exit_code(argv):
+    try: return _run(argv)
+    except UserError as e: _complain(e)
+    except KeyboardInterrupt: return 130
+    except BrokenPipeError:
+        _give_up(sys.stdout)
+        return 0
+    except OSError as e:
+        _give_up(sys.stdout)
+        _complain(f'{e.filename or "the output"}: {e.strerror or e}')
+        return 1
+    return 2
 
 def main(
     argv=None, # arguments; by default those of the command line
 ) -> int: # 0; 2 after a user's mistake, as argparse has it; 1 where output cannot be written; 130 after Ctrl-C
     "Entry point of the command `ch5clf`. No traceback for a user's mistake, and none for a reader who left."
     _mend_streams()
-    try: return _run(argv)
-    except UserError as e: _complain(e)
-    except KeyboardInterrupt: return 130
-    except BrokenPipeError:
-        _give_up_output()
-        return 0
-    except OSError as e:
-        _give_up_output()
-        _complain(f'{e.filename or "the output"}: {e.strerror or e}')
-        return 1
-    return 2
+    try: return _exit_code(argv)
+    finally:
+        try: sys.stderr.flush()
+        except OSError: _give_up(sys.stderr)
