@@ -79,10 +79,14 @@ def read(path):
 
 def wanted(extra, newest):
     "A digest of what decides which packages are installed; another digest means another install."
-    cfg, constraints = settings(), ROOT / LANES[extra][1]
-    parts = [str(newest)] + [cfg[k] for k in INSTALLED_BY] + [(ROOT / 'setup.py').read_text(encoding='utf-8')]
-    parts += ['' if newest else constraints.read_text(encoding='utf-8')]
-    return hashlib.sha256('\0'.join(parts).encode()).hexdigest()
+    cfg, files = settings(), ['setup.py'] + ([] if newest else [LANES[extra][1]])
+    parts = [str(newest)] + [cfg[k] for k in INSTALLED_BY]
+    for name in files:
+        text = read(ROOT / name)
+        if text is None:
+            stop('%s cannot be read; take the project as a whole: git restore %s' % (name, name))
+        parts.append(text)
+    return hashlib.sha256('\0'.join(parts + [''] * newest).encode()).hexdigest()
 
 
 def home():
@@ -408,7 +412,7 @@ def parse():
     t.add_argument('--quick', action='store_true', help='leave out what trains for minutes')
     t.set_defaults(run=test)
     for p in (c, t):
-        p.add_argument('--newest', action='store_true', help='install the newest versions, not those in the constraints')
+        p.add_argument('--newest', action='store_true', help='install the newest versions, without the constraints')
     n = commands.add_parser('notebooks', help='run notebooks and keep their outputs; make README.md')
     n.add_argument('notebooks', nargs='*', help='only these, such as 00_data')
     n.set_defaults(run=notebooks)
