@@ -3,8 +3,10 @@ import ast
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+import tarfile
 import tomllib
 import zipfile
 from pathlib import Path
@@ -16,7 +18,8 @@ NOTEBOOKS = sorted(p for p in (ROOT/'nbs').rglob('*.ipynb') if '.ipynb_checkpoin
 
 
 def python(code, **env):
-    return subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, encoding='utf-8', env={**os.environ, 'PYTHONUTF8': '1', **env})
+    return subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, encoding='utf-8',
+                          env={**os.environ, 'PYTHONUTF8': '1', **env})
 
 
 def test_import_is_light():
@@ -56,20 +59,50 @@ def test_links_between_notebooks_lead_somewhere():
     assert not [(nb.stem, t) for nb, t in links() if not (nb.parent/t.split('#')[0]).exists()]
 
 
-@pytest.mark.slow
-def test_wheel_from_sdist_carries_the_course(tmp_path):
-    r = subprocess.run([sys.executable, '-m', 'build', '--no-isolation', '--outdir', str(tmp_path), str(ROOT)], capture_output=True, text=True)
+@pytest.fixture(scope='module')
+def built(tmp_path_factory):
+    "A folder with the sdist, and with the wheel that was built from it."
+    folder = tmp_path_factory.mktemp('built')
+    command = [sys.executable, '-m', 'build', '--no-isolation', '--outdir', str(folder), str(ROOT)]
+    r = subprocess.run(command, capture_output=True, text=True)
     assert r.returncode == 0, r.stdout[-2000:] + r.stderr[-2000:]
-    names = zipfile.ZipFile(next(tmp_path.glob('*.whl'))).namelist()
+    return folder
+
+
+@pytest.mark.slow
+def test_wheel_from_sdist_carries_the_course(built, tmp_path):
+    wheel = next(built.glob('*.whl'))
+    names = zipfile.ZipFile(wheel).namelist()
     for p in NOTEBOOKS: assert f'ch5clf/course/{p.relative_to(ROOT/"nbs").as_posix()}' in names
     assert 'ch5clf/course/images/paper_pets.jpg' in names
-    assert any(n.startswith('ch5clf/runs/') for n in names)
-    site = tmp_path/'site'
-    subprocess.run([sys.executable, '-m', 'pip', 'install', '-q', '--no-deps', '--target', str(site), str(next(tmp_path.glob('*.whl')))], check=True, capture_output=True)
-    code = f"from ch5clf import cli; assert cli.__file__.startswith({str(site)!r}), cli.__file__; raise SystemExit(cli.main(['course', {str(tmp_path/'내 강의')!r}, '--copy-only']))"
-    r = subprocess.run([sys.executable, '-c', code], cwd=tmp_path, capture_output=True, text=True, env={**os.environ, 'PYTHONPATH': str(site), 'PYTHONUTF8': '1'})
+    data = [p.relative_to(ROOT).as_posix() for p in (ROOT/'ch5clf').rglob('*') if p.is_file() and p.suffix not in ('.pyc', '.ipynb')]
+    assert not [p for p in data if p not in names and not p.startswith('ch5clf/course/')], 'name it in package_data of setup.py'
+    site, dest = tmp_path/'site', tmp_path/'내 강의'
+    install = [sys.executable, '-m', 'pip', 'install', '-q', '--no-deps', '--target', str(site), str(wheel)]
+    subprocess.run(install, check=True, capture_output=True)
+    code = ("import sys; from ch5clf import cli; assert cli.__file__.startswith(sys.argv[1]), cli.__file__\n"
+            "raise SystemExit(cli.main(['course', sys.argv[2], '--copy-only']))")
+    r = subprocess.run([sys.executable, '-c', code, str(site), str(dest)], cwd=tmp_path, capture_output=True, text=True,
+                       env={**os.environ, 'PYTHONPATH': str(site), 'PYTHONUTF8': '1'})
     assert r.returncode == 0, r.stderr
-    assert (tmp_path/'내 강의'/'index.ipynb').exists() and not (tmp_path/'내 강의'/'workshop'/'36_questions.ipynb').exists()
+    assert (dest/'index.ipynb').exists() and not (dest/'workshop').exists()
+
+
+@pytest.mark.slow
+def test_sdist_holds_the_whole_project(built):
+    "All that git keeps; so its own `start.py test` finds what it needs (.ci/sdist.py runs it)."
+    if not shutil.which('git') or not (ROOT/'.git').exists(): pytest.skip('no git, or no clone')
+    ours = subprocess.run(['git', 'ls-files', '-z'], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split('\0')
+    with tarfile.open(next(built.glob('*.tar.gz'))) as tar: names = {n.partition('/')[2] for n in tar.getnames()}
+    missing = [n for n in ours if n and (ROOT/n).exists() and n not in names]
+    assert not missing, f'{missing}: name them in MANIFEST.in'
+
+
+@pytest.mark.slow
+def test_unpacked_sdist_tests_itself():
+    "One notebook's worth of `start.py test`, where no clone is; .ci/sdist.py without arguments runs the quick part."
+    r = subprocess.run([sys.executable, str(ROOT/'.ci'/'sdist.py'), '41_cli'], capture_output=True, text=True)
+    assert r.returncode == 0 and 'everything passed' in r.stdout, r.stdout[-3000:] + r.stderr[-3000:]
 
 
 def test_start_refuses_an_old_python(tmp_path):
