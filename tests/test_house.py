@@ -309,3 +309,22 @@ def test_front_page_names_every_notebook():
     linked = {(nb.parent/t.split('#')[0]).resolve() for nb, t in links() if nb.name == 'index.ipynb'}
     faults((f'nbs/{p.relative_to(ROOT/"nbs").as_posix()}' for p in NOTEBOOKS if p.name != 'index.ipynb' and p.resolve() not in linked),
            'add it to nbs/index.ipynb and run: python3 .ci/readme.py')
+
+
+def test_settings_of_the_repository_can_be_read():
+    "Workflows, templates, citation: YAML that parses; versions that agree; actions that exist as files here."
+    yaml = pytest.importorskip('yaml')
+    files = [*(ROOT/'.github').rglob('*.y*ml'), ROOT/'CITATION.cff', ROOT/'nbs'/'_quarto.yml']
+    parsed = {f.name: yaml.safe_load(f.read_text(encoding='utf-8')) for f in files}
+    version = re.search(r'^version = (.+)$', (ROOT/'settings.ini').read_text(encoding='utf-8'), flags=re.M)[1]
+    assert parsed['CITATION.cff']['version'] == version and f"'{version}'" in (ROOT/'ch5clf'/'__init__.py').read_text().replace('"', "'")
+    jobs = {job: j for f in ('test.yaml', 'docs.yaml', 'release.yaml') for job, j in parsed[f]['jobs'].items()}
+    assert any(step.get('run', '').startswith('nbdev_test') for step in jobs['plain']['steps'])
+    assert jobs['everything']['strategy']['matrix']['python'] == ['3.11', '3.12', '3.13']
+    for workflow in ('test.yaml', 'docs.yaml', 'release.yaml'):
+        for script in re.findall(r'(?:python3?|\./) ?([\w./-]+\.(?:py|yaml))', (ROOT/'.github'/'workflows'/workflow).read_text()):
+            assert (ROOT/script).exists(), (workflow, script)
+
+
+def test_slow_tests_have_a_registered_mark(pytestconfig):
+    assert any(line.startswith('slow:') for line in pytestconfig.getini('markers'))
