@@ -77,15 +77,33 @@ def test_wheel_from_sdist_carries_the_course(built, tmp_path):
     assert 'ch5clf/course/images/paper_pets.jpg' in names
     data = [p.relative_to(ROOT).as_posix() for p in (ROOT/'ch5clf').rglob('*') if p.is_file() and p.suffix not in ('.pyc', '.ipynb')]
     assert not [p for p in data if p not in names and not p.startswith('ch5clf/course/')], 'name it in package_data of setup.py'
-    site, dest = tmp_path/'site', tmp_path/'내 강의'
-    install = [sys.executable, '-m', 'pip', 'install', '-q', '--no-deps', '--target', str(site), str(wheel)]
-    subprocess.run(install, check=True, capture_output=True)
+    site, dest = installed(wheel, tmp_path), tmp_path/'내 강의'
     code = ("import sys; from ch5clf import cli; assert cli.__file__.startswith(sys.argv[1]), cli.__file__\n"
             "raise SystemExit(cli.main(['course', sys.argv[2], '--copy-only']))")
     r = subprocess.run([sys.executable, '-c', code, str(site), str(dest)], cwd=tmp_path, capture_output=True, text=True,
                        env={**os.environ, 'PYTHONPATH': str(site), 'PYTHONUTF8': '1'})
     assert r.returncode == 0, r.stderr
     assert (dest/'index.ipynb').exists() and not (dest/'workshop').exists()
+
+
+def installed(wheel, folder):
+    "A folder with the wheel's packages, for PYTHONPATH; what it depends on comes from this environment."
+    install = [sys.executable, '-m', 'pip', 'install', '-q', '--no-deps', '--target', str(folder/'site'), str(wheel)]
+    subprocess.run(install, check=True, capture_output=True)
+    return folder/'site'
+
+
+@pytest.mark.slow
+def test_readme_lines_train_a_classifier(built, tmp_path):
+    "The five lines of README.md, as they stand there, with the wheel."
+    site = installed(next(built.glob('*.whl')), tmp_path)
+    lines = re.search(r'```python\n(.*?)```', (ROOT/'README.md').read_text(encoding='utf-8'), flags=re.S)[1]
+    lines += "\nimport ch5clf\nprint(ch5clf.__file__, len(learn.recorder.values), learn.recorder.values[-1])\n"
+    r = subprocess.run([sys.executable, '-c', lines], cwd=tmp_path, capture_output=True, text=True, encoding='utf-8',
+                       env={**os.environ, 'PYTHONPATH': str(site), 'PYTHONUTF8': '1'})
+    assert r.returncode == 0, r.stderr[-3000:]
+    where, epochs, *_ = r.stdout.splitlines()[-1].split()
+    assert where.startswith(str(site)) and epochs == '2' and 'Warning' not in r.stderr, r.stdout + r.stderr
 
 
 @pytest.mark.slow
