@@ -53,7 +53,8 @@ def run(*command, **kwargs):
     try:
         return subprocess.run([str(c) for c in command], **{'cwd': ROOT, **kwargs}).returncode
     except OSError as e:
-        stop('%s cannot be started (%s); delete its folder and run this again' % (command[0], e.strerror))
+        remedy = 'delete .venv or .venv-dev and run this again, or install ch5clf[dev] in your own environment'
+        stop('%s cannot be started (%s); %s' % (command[0], e.strerror, remedy))
 
 
 # ---------------------------------------------------------------- environments
@@ -277,7 +278,7 @@ def course(args):
     chosen = (('--all', args.all), ('--copy-only', args.copy_only), ('--no-browser', args.no_browser))
     if not args.folder.strip():
         stop('the folder for your copy needs a name, such as my-course')
-    command = [program(python, 'ch5clf'), 'course', Path(args.folder).expanduser().absolute()]
+    command = [program(python, 'ch5clf'), 'course', args.folder]
     try:
         server = subprocess.Popen([str(c) for c in command + [flag for flag, on in chosen if on]])
     except OSError as e:

@@ -191,7 +191,7 @@ def test_an_unreadable_stamp(project, monkeypatch):
 
 
 def test_odd_names(project):
-    for args in (['course', ''], ['test', 'no_such_notebook'], ['bench', 'no_such_bench']):
+    for args in (['course', ''], ['course', ' '], ['test', 'no_such_notebook'], ['bench', 'no_such_bench']):
         r, _ = start(project, *args, CH5CLF_PYTHON=sys.executable)
         assert one_line(r), r.stderr
     r, _ = start(project, 'course', CH5CLF_PYTHON=str(project/'nowhere'))
