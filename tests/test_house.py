@@ -39,7 +39,9 @@ def test_notebook_is_fit_for_the_web(nb):
     cells = [c for c in json.loads(nb.read_text(encoding='utf-8'))['cells'] if c['cell_type'] == 'code']
     outputs = [o for c in cells for o in c['outputs']]
     assert not [o for o in outputs if o['output_type'] == 'error']
-    if len(cells) > 5: assert outputs, 'no outputs are committed: python3 start.py notebooks ' + nb.stem
+    code = '\n'.join(''.join(c['source']) for c in cells)
+    expected = nb.parent.name != 'workshop' or re.search(r'^print\(', code, flags=re.M)  # a room may be all asserts
+    if len(cells) > 5 and expected: assert outputs, 'no outputs are committed: python3 start.py notebooks ' + nb.stem
     text = json.dumps(outputs, ensure_ascii=False)
     found = re.search(r'(/root/|/home/\w|/work/|/tmp/|/Users/\w|[A-Z]:\\\\Users)[^"]{0,60}', text)
     assert not found, found.group(0)
