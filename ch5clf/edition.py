@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['learners_edition', 'UserError', 'course_source', 'course_folder', 'copy_course']
 
-# %% ../nbs/workshop/39_edition.ipynb #fe290d11
+# %% ../nbs/workshop/39_edition.ipynb #03803b5a
 __doc__ = """The learner's edition of the course, and a copy of it that respects what the learner wrote.
 
     from ch5clf.edition import copy_course
@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from .places import sweep, write_atomic
 
-# %% ../nbs/workshop/39_edition.ipynb #96516550
+# %% ../nbs/workshop/39_edition.ipynb #c9d79ed5
 def _marks(source): return set(re.findall(r'^#\|\s*(\w+)', source, flags=re.M))
 
 def _tree(source):
@@ -30,7 +30,7 @@ def _only_imports(node):
     if isinstance(node, ast.With): return all(map(_only_imports, node.body))
     return isinstance(node, (ast.Import, ast.ImportFrom))
 
-# %% ../nbs/workshop/39_edition.ipynb #7b19e37a
+# %% ../nbs/workshop/39_edition.ipynb #6a1e9c8d
 def _binds(tree):
     "The names that a cell binds; '*' for a star import."
     for node in ast.walk(tree):
@@ -49,7 +49,7 @@ def _needed(source, later):
     names = set(_binds(_tree(source)))
     return '*' in names or _acts(source) or bool(names & set(re.findall(r'\w+', later)))
 
-# %% ../nbs/workshop/39_edition.ipynb #1d7b2fc2
+# %% ../nbs/workshop/39_edition.ipynb #53b9e560
 def _without_module_words(source):
     "Without the statements `__doc__ = ...` and `_all_ = ...`."
     lines = source.split('\n')
@@ -66,7 +66,7 @@ def _brings_machinery(source, chapters):
     modules += [n.module or '' for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)]
     return any(m.split('.')[0] == 'ch5clf' and m.removeprefix('ch5clf.') not in chapters for m in modules)
 
-# %% ../nbs/workshop/39_edition.ipynb #ae536b55
+# %% ../nbs/workshop/39_edition.ipynb #6241086f
 def _web_address():
     from ch5clf._modidx import d
     return f"{d['settings']['git_url']}/blob/{d['settings']['branch']}/"
@@ -82,7 +82,7 @@ def _mend_links(text, name, here):
         return before + _web_address() + posixpath.normpath('nbs/' + path) + ('#' + part if part else '') + after
     return re.sub(r'''(\]\(|href=["'])([^)\s"'>]+)(\)|["'])''', mend, text)
 
-# %% ../nbs/workshop/39_edition.ipynb #8f04509b
+# %% ../nbs/workshop/39_edition.ipynb #c5894a43
 def _edit_text(cell, name, here):
     source = ''.join(cell['source'])
     if re.match(r'<!--\s*makers\s*-->', source): return None
@@ -114,7 +114,7 @@ def learners_edition(
         cells.insert(0, edited | dict(source=edited['source'].splitlines(keepends=True)))
     return book | dict(cells=cells, metadata=book['metadata'] | dict(ch5clf=dict(edition=_signature(cells))))
 
-# %% ../nbs/workshop/39_edition.ipynb #9f3d1065
+# %% ../nbs/workshop/39_edition.ipynb #28c5c575
 def _joined(o):
     "The same for text in one piece and for text split into lines."
     if isinstance(o, dict): return {k: _joined(v) for k, v in o.items() if k != 'execution_count'}
@@ -126,7 +126,7 @@ def _signature(cells):
     said = [[c['cell_type'], _joined(c['source']) or '', _joined(c.get('outputs', []))] for c in cells]
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
-# %% ../nbs/workshop/39_edition.ipynb #dc80afcc
+# %% ../nbs/workshop/39_edition.ipynb #c2d43906
 class UserError(Exception):
     "A mistake of the user's that one line explains; a command ends with it, without a traceback."
 
@@ -158,7 +158,7 @@ def _editions(source, dest, workshop):
         return (json.dumps(made, indent=1, ensure_ascii=False, sort_keys=True) + '\n').encode()
     return {name: edition(name, file) for name, file in files.items()}
 
-# %% ../nbs/workshop/39_edition.ipynb #303e632c
+# %% ../nbs/workshop/39_edition.ipynb #01e759f0
 def _digest(data): return hashlib.sha256(data).hexdigest()
 
 def _read_note(note):
@@ -177,7 +177,7 @@ def _signed(data):
         return edition, edition == _signature(book['cells'])
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError): return None, False
 
-# %% ../nbs/workshop/39_edition.ipynb #2fcd3eff
+# %% ../nbs/workshop/39_edition.ipynb #df2eac1f
 class _Copy:
     "The learner's folder, what is known about it, and what was done to it."
     def __init__(self, dest):
@@ -220,7 +220,7 @@ class _Copy:
         self.done['kept'].append(name)
         self.done['beside'].append(beside)
 
-# %% ../nbs/workshop/39_edition.ipynb #3d5eb389
+# %% ../nbs/workshop/39_edition.ipynb #9197518a
 def course_folder(
     dest:str|Path, # as the user named it
 ) -> Path: # absolute

@@ -73,6 +73,12 @@ def test_no_directive_no_nbdev_no_answer(edition):
         assert not set(marked) & set(shown)
 
 
+def test_prose_speaks_of_no_directive(edition):
+    found = [f'{f.name}: {line[:90]}' for f in edition.rglob('*.ipynb') for c in cells(f) if c['cell_type'] == 'markdown'
+             for line in source(c).splitlines() if '#|' in line or 'nbdev' in line.lower()]
+    assert not found, '\n'.join(found) + '\nRemedy: learners see no directives; begin the cell with <!-- makers -->, or say it otherwise'
+
+
 def test_links_lead_to_a_file_or_to_the_web(edition):
     for file in edition.rglob('*.ipynb'):
         for cell in cells(file):

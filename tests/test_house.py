@@ -182,7 +182,8 @@ def test_chapters_export_little(nb):
 
 @pytest.mark.parametrize('module', MODULES, ids=lambda p: p.stem)
 def test_lines_are_no_longer_than_a_screen(module):
-    lines = [(i, line) for i, line in enumerate(module.read_text(encoding='utf-8').split('\n'), 1) if line.strip()]
+    lines = enumerate(module.read_text(encoding='utf-8').split('\n'), 1)
+    lines = [(i, line) for i, line in lines if line.strip() and not line.startswith('__all__ = ')] # which nbdev wraps
     long = [f'{module.name}:{i}: {len(line)} columns: {line.strip()[:60]}' for i, line in lines if len(line) > LONG_LINE]
     if len(long) > LONG_SHARE*len(lines):
         share = f'{len(long)/len(lines):.0%} of its lines pass {LONG_LINE} columns, {LONG_SHARE:.0%} may'
