@@ -22,9 +22,13 @@ def main():
         with tarfile.open(next(Path(tmp).glob('*.tar.gz'))) as tar:
             tar.extractall(tmp, filter='data')
         folder = next(p for p in Path(tmp).iterdir() if p.is_dir())
-        env = {**os.environ, 'CH5CLF_PYTHON': sys.executable}
-        env.pop('PYTHONPATH', None)
-        return subprocess.run([sys.executable, 'start.py', 'test', *(sys.argv[1:] or ['--quick'])], cwd=folder, env=env).returncode
+        env = {**os.environ, 'CH5CLF_PYTHON': sys.executable, 'PYTHONPATH': str(folder)}
+        collect = [sys.executable, '-m', 'pytest', '-q', '--collect-only', 'tests']
+        found = subprocess.run(collect, cwd=folder, env=env, capture_output=True, text=True)
+        if found.returncode:
+            sys.exit('sdist.py: the tests cannot be read there\n' + found.stdout[-2000:])
+        test = [sys.executable, 'start.py', 'test', *(sys.argv[1:] or ['--quick'])]
+        return subprocess.run(test, cwd=folder, env=env).returncode
 
 
 if __name__ == '__main__':
