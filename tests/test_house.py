@@ -333,6 +333,12 @@ def test_front_page_names_every_notebook():
            'add it to nbs/index.ipynb and run: python3 .ci/readme.py')
 
 
+def test_readme_and_saved_name_the_same_install_line():
+    "What a machine needs that only predicts; tests/test_saved.py proves the line."
+    lines = [re.findall(r'pip install .+ --no-deps ch5clf', (ROOT/f).read_text(encoding='utf-8')) for f in ('README.md', 'ch5clf/saved.py')]
+    assert lines[0] and set(lines[0]) <= set(lines[1]), lines
+
+
 def test_settings_of_the_repository_can_be_read():
     "Workflows, templates, citation: YAML that parses; versions that agree; actions that exist as files here."
     yaml = pytest.importorskip('yaml')
