@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from ch5clf import data, photos
+from ch5clf import data, photos, pictures
 from ch5clf.data import check_images, suspicious_labels
 from ch5clf.photos import problem_of, usable_images
 from fastai.vision.all import BCEWithLogitsLossFlat, CategoryBlock, DataBlock, ImageBlock, ImageDataLoaders, Learner, MultiCategoryBlock, Resize, aug_transforms, get_image_files, get_random_states, parent_label, IndexSplitter
@@ -260,7 +260,7 @@ def test_names_that_are_no_text(tmp_path):
 def test_not_permitted(tmp_path, monkeypatch):
     picture(np.random.default_rng(3)).save(tmp_path/'Shy_cat_1.jpg')
     def refuse(*args): raise PermissionError(13, 'Permission denied')
-    monkeypatch.setattr(photos, 'open', refuse, raising=False)  # root may read everything
+    monkeypatch.setattr(pictures, 'open', refuse, raising=False)  # root may read everything
     assert check_images(tmp_path).problem.tolist() == ['not permitted']
     monkeypatch.undo()
     if os.name == 'nt' or not os.geteuid(): return
@@ -327,8 +327,8 @@ def test_labels(tmp_path):
 def test_heic(tmp_path, monkeypatch):
     file = tmp_path/'Phone_cat_1.heic'
     file.write_bytes(b'\0\0\0\x18ftypheic\0\0\0\0mif1heic' + struct.pack('>I4s', 40, b'mdat') + bytes(32))
-    reads = photos._reads
-    monkeypatch.setattr(photos, '_reads', lambda kind: kind != 'HEIF' and reads(kind))
+    reads = pictures.reads
+    monkeypatch.setattr(pictures, 'reads', lambda kind: kind != 'HEIF' and reads(kind))
     assert 'pip install pillow-heif' in problem_of(file)
     monkeypatch.undo()
     pillow_heif = pytest.importorskip('pillow_heif')
@@ -357,7 +357,7 @@ def test_two_checks_at_once_leave_the_filters_alone(two_hundred):
 
 
 def test_pillows_log_is_silent_while_we_look(caplog):
-    with photos._quietly(): logging.getLogger('PIL.TiffImagePlugin').error('more samples than can be decoded')
+    with pictures.quietly(): logging.getLogger('PIL.TiffImagePlugin').error('more samples than can be decoded')
     assert not caplog.records and logging.getLogger('PIL').level < logging.CRITICAL
 
 
