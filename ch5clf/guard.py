@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Ran', 'shell', 'run_guarded', 'same', 'described', 'takes', 'ReadyMade', 'first_groups', 'defined']
 
-# %% ../nbs/workshop/31_guard.ipynb #91a67222
+# %% ../nbs/workshop/31_guard.ipynb #ecf1cc18
 __doc__ = """Running code that somebody else wrote, without being stopped, closed or spoiled by it.
 
     from ch5clf.guard import run_guarded
@@ -16,7 +16,7 @@ import _thread, builtins, contextlib, copy, io, json, os, re, signal, sys, threa
 
 from .answers import Foreign, close, known_class, short
 
-# %% ../nbs/workshop/31_guard.ipynb #5198ae9b
+# %% ../nbs/workshop/31_guard.ipynb #06f90ad7
 class Ran:
     "How a call went: `value`, or `error` (an exception) or `late`; and what was printed."
     def __init__(self, value=None, error=None, late=False, printed=''):
@@ -54,7 +54,7 @@ def _no_exit():
             if o is ipython and not own: delattr(o, n)
             else: setattr(o, n, f)
 
-# %% ../nbs/workshop/31_guard.ipynb #a6e9cd36
+# %% ../nbs/workshop/31_guard.ipynb #24abab5f
 class _Late(BaseException): "The time is up."
 
 class _Stop:
@@ -86,7 +86,7 @@ def _interrupt_main():
     if hasattr(signal, 'pthread_kill'): signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
     else: _thread.interrupt_main()
 
-# %% ../nbs/workshop/31_guard.ipynb #7baf82e1
+# %% ../nbs/workshop/31_guard.ipynb #65add008
 def _timed(fn, args, seconds):
     "In the main thread: a watcher interrupts it when the time is up."
     stop, lock, done, trace = _Stop(sys._getframe()), threading.Lock(), threading.Event(), sys.gettrace()
@@ -115,7 +115,7 @@ def _timed(fn, args, seconds):
     late = type(error) is _Late
     return Ran(value, None if late else error, late)
 
-# %% ../nbs/workshop/31_guard.ipynb #3a9bbcc5
+# %% ../nbs/workshop/31_guard.ipynb #b62f8939
 def _timed_elsewhere(fn, args, seconds):
     "Outside the main thread: the function gets a thread of its own, which is left behind if nothing stops it."
     import ctypes
@@ -147,7 +147,7 @@ def run_guarded(
     ran.printed = sink.text
     return ran
 
-# %% ../nbs/workshop/31_guard.ipynb #8ee5d8cb
+# %% ../nbs/workshop/31_guard.ipynb #23259e35
 def same(
     a, # given, plain
     b, # expected, plain
@@ -182,7 +182,7 @@ def takes(fn, n:int) -> bool:
     except Exception: pass # whatever a learner's __signature__ does
     return True
 
-# %% ../nbs/workshop/31_guard.ipynb #60c5172d
+# %% ../nbs/workshop/31_guard.ipynb #7bbce85f
 _makers = 'torch', 'ch5clf', 'fastai', 'scipy', 'numpy', 'sklearn', 'timm' # packages whose functions count as ready-made
 
 class ReadyMade:
@@ -207,7 +207,7 @@ class ReadyMade:
         run_guarded(watched, copy.deepcopy(args), 5*seconds)
         return bool(seen)
 
-# %% ../nbs/workshop/31_guard.ipynb #db2f6989
+# %% ../nbs/workshop/31_guard.ipynb #cd819abb
 _search = """import json, re, sys, warnings
 warnings.simplefilter('ignore')
 pattern, names = json.loads(sys.stdin.read())
@@ -231,7 +231,7 @@ def first_groups(
     if 'error' in answer: return Ran(error=ValueError(answer['error']))
     return Ran('no group' if answer['found'] is None else answer['found'])
 
-# %% ../nbs/workshop/31_guard.ipynb #fac0ccae
+# %% ../nbs/workshop/31_guard.ipynb #703e0a50
 _offered = dict(torch='torch', F='torch.nn.functional', np='numpy', re='re', math='math', Path='pathlib:Path',
                 L='fastcore.foundation:L')
 
