@@ -7,7 +7,7 @@ __all__ = ['LANGS', 'NOT_KO', 'say', 'unwrap', 'has_hangul', 'tongue', 'language
            'known_class', 'plain', 'flat', 'not_attempted', 'clean', 'short', 'shown', 'tidy', 'formula', 'formulas',
            'numbers_in', 'close', 'keyboard_slip', 'letters_in', 'squash', 'distance', 'negated']
 
-# %% ../nbs/workshop/30_answers.ipynb #be10d312
+# %% ../nbs/workshop/30_answers.ipynb #d3637827
 __doc__ = """What a learner typed, read: plain values, numbers, letters of options, languages, denials.
 
     from ch5clf.answers import letters_in, numbers_in, plain
@@ -18,7 +18,7 @@ import ast, math, os, re, sys, types, unicodedata
 from functools import lru_cache
 from pathlib import PurePath
 
-# %% ../nbs/workshop/30_answers.ipynb #afd3a8ff
+# %% ../nbs/workshop/30_answers.ipynb #d601ab6f
 LANGS = 'en', 'ko'
 
 def say(
@@ -32,7 +32,7 @@ def unwrap(text:str) -> str: # a long pattern that is written over several lines
     "`text` without its line breaks and the indents after them."
     return re.sub(r'\n\s*', '', '\n' + text)
 
-# %% ../nbs/workshop/30_answers.ipynb #c615df64
+# %% ../nbs/workshop/30_answers.ipynb #5bb36efc
 _LITTLE_WORDS = """
     the a an is are was it its it's of to in on with without for from by because since so than more not no
     we you i this that they has have can does do when which there each every all at be as but if same""".split()
@@ -54,7 +54,7 @@ def language_of(text:str) -> str: # 'en' or 'ko'
     "The language of a text, English where it has none."
     return tongue(str(text)[:4000]) or 'en'
 
-# %% ../nbs/workshop/30_answers.ipynb #99db1d15
+# %% ../nbs/workshop/30_answers.ipynb #052f0400
 _heard = {} # of this session: the language 'chosen' with %%answer, and that of the last answer
 
 def choose_language(
@@ -75,7 +75,7 @@ def language(
         if type(o) is str and o in LANGS: return o
     return 'en'
 
-# %% ../nbs/workshop/30_answers.ipynb #25e90fde
+# %% ../nbs/workshop/30_answers.ipynb #0c254d90
 class Foreign:
     "Something that `plain` does not read; `name` says what it was."
     def __init__(self, name:str): self.name = name
@@ -98,7 +98,7 @@ def plain(
     try: return _plain(x, depth)
     except Exception: return Foreign('object')
 
-# %% ../nbs/workshop/30_answers.ipynb #aa692ff4
+# %% ../nbs/workshop/30_answers.ipynb #10fab74d
 def _plain(x, depth):
     t = type(x)
     if x is None or x is ...: return None
@@ -132,7 +132,7 @@ def _plain_library(x, t, depth):
     if t in (types.FunctionType, types.MethodType, types.BuiltinFunctionType, type): return Foreign(x.__name__)
     return Foreign('object')
 
-# %% ../nbs/workshop/30_answers.ipynb #5f5312c3
+# %% ../nbs/workshop/30_answers.ipynb #fe86f81e
 def flat(x) -> list: # the leaves of nested plain lists, dicts and sets, in order
     "Leaves of a plain answer."
     if isinstance(x, dict): x = list(x.values())
@@ -167,7 +167,7 @@ def shown(x) -> str:
     if isinstance(p, list): return '[' + ', '.join(map(shown, p[:8])) + (', …]' if len(p) > 8 else ']')
     return repr(p)
 
-# %% ../nbs/workshop/30_answers.ipynb #eb356a22
+# %% ../nbs/workshop/30_answers.ipynb #a5b66d25
 _superscripts = str.maketrans('⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺', '0123456789-+')
 _number = re.compile(r'''(?<![A-Za-z0-9_.])(?P<sign>[-+]\s?)?(?P<m>\d+(?:\.\d*)?|\.\d+)(?:[eE](?P<e>[-+]?\d{1,4}))?
     (?:\s*[×x*·]\s*10\s*(?:\^|\*\*)\s*\(?\s*(?P<t>[-+]?\d{1,4})\)?   # 1×10^-6
@@ -191,7 +191,7 @@ def tidy(text:str) -> str:
     text = _myriads.sub(_count_myriads, text)
     return re.sub(r'(?<![\w)])[–—](?=\s?\d|\.\d)', '-', text)
 
-# %% ../nbs/workshop/30_answers.ipynb #604549ef
+# %% ../nbs/workshop/30_answers.ipynb #e977639f
 _functions = dict(log=math.log, ln=math.log, log2=math.log2, log10=math.log10, exp=math.exp, sqrt=math.sqrt,
                   abs=abs, tensor=float, float=float)
 _constants = dict(e=math.e, pi=math.pi, nan=math.nan, inf=math.inf)
@@ -218,7 +218,7 @@ def _walk(node):
         if name in _functions: return float(_functions[name](_walk(node.args[0])))
     raise ValueError
 
-# %% ../nbs/workshop/30_answers.ipynb #385d16ca
+# %% ../nbs/workshop/30_answers.ipynb #4421a574
 _argument = r'\s*(-?\d+(?:\.\d+)?(?:e-?\d+)?(?:/\d+(?:\.\d+)?)?)(?![\d.(])'
 
 def _as_python(text):
@@ -245,7 +245,7 @@ def formula(
     except (ValueError, SyntaxError, ArithmeticError, RecursionError, MemoryError, TypeError): return None
     return value, any(isinstance(n, (ast.Call, ast.Mult, ast.Pow, ast.Name)) for n in ast.walk(tree))
 
-# %% ../nbs/workshop/30_answers.ipynb #da29455e
+# %% ../nbs/workshop/30_answers.ipynb #9c0a079f
 def _without_unit(part, unit, units):
     "A formula and the factor of the unit behind it."
     if m := re.search(r'(?<=[\d)])\s*(%|퍼센트|percent)\s*(?:이에요|예요)?\.?$', part): return part[:m.start()], .01
@@ -266,7 +266,7 @@ def formulas(text, unit=None, units=None):
         strong |= got[1]
     return out, strong
 
-# %% ../nbs/workshop/30_answers.ipynb #d8050cf8
+# %% ../nbs/workshop/30_answers.ipynb #91dbbdef
 def _value(m):
     "The value of one match of `_number`."
     sign = -1. if (m['sign'] or '').startswith('-') else 1.
@@ -295,7 +295,7 @@ def _readings(text):
         out[0] = re.sub(r'(?<=\d),(?=[\d.+-])', ' , ', text)
     return out + ([out[0].replace('/', ' , ')] if '/' in text else [])
 
-# %% ../nbs/workshop/30_answers.ipynb #e396302a
+# %% ../nbs/workshop/30_answers.ipynb #d6426820
 def numbers_in(
     text:str, # what the learner typed
     units:dict|None=None, # unit in small letters -> factor; a number without one of them counts as it stands
@@ -326,10 +326,10 @@ def close(
     if math.isinf(a) or math.isinf(b): return a == b
     return abs(a - b) <= max(atol, rtol*abs(b))
 
-# %% ../nbs/workshop/30_answers.ipynb #5e4ecb3f
+# %% ../nbs/workshop/30_answers.ipynb #3e71ea83
 _fillers = re.compile(unwrap(r"""
-    \b(and|answer|answers|is|are|the|option|options|choice|only|just|it's|its|i|think|my|both|first|then|next|last|finally|
-    right|true|correct|holds?|one)\b|
+    \b(and|answer|answers|is|are|the|option|options|choice|only|just|it's|its|i|think|my|both|first|then|next|last|
+    finally|right|true|correct|holds?|one)\b|
     정답|순서|순으로|차례|먼저|다음|맞아요|맞는|맞다고|맞음|옳아요|같아요|같습니다|것|생각해요|생각합니다|고를게요|골라요|골랐어요|
     제 생각에는?|저는|제가|라고|제 |답은|답|선택지|선택|보기|그리고|하고|이랑|랑|와|과|번째|번|이에요|예요|입니다|이요|요|임|은|는|만|
     [\s,;.:/&+()\[\]{}'\"`→>\-]"""))
@@ -339,7 +339,7 @@ _ORDINALS = {'1': '첫 번째|첫번째|첫째', '2': '두 번째|두번째|둘�
 _ordinals = {word: number for number, words in _ORDINALS.items() for word in words.split('|')}
 _ordinal = re.compile('|'.join(sorted((w if w[0] > 'z' else rf'\b{w}\b' for w in _ordinals), key=len, reverse=True)))
 
-# %% ../nbs/workshop/30_answers.ipynb #9f2c2ba4
+# %% ../nbs/workshop/30_answers.ipynb #8af5b23d
 def keyboard_slip(
     text:str, # what the learner typed
 ) -> bool: # letters typed with the Korean keyboard on, or the third, fourth ... consonant? One cannot tell
@@ -368,7 +368,7 @@ def letters_in(
     if once(text) and all(c in names and not c.isdigit() for c in text): return [names[c] for c in text]
     return [names[w] for w in rest] if rest and len(rest) <= 2*n and all(w in names for w in rest) else None
 
-# %% ../nbs/workshop/30_answers.ipynb #cb855898
+# %% ../nbs/workshop/30_answers.ipynb #99638795
 def squash(text:str) -> str:
     "Letters and digits of a text, in small letters."
     return re.sub(r'[\W_]+', '', unicodedata.normalize('NFKC', text[:2000]).lower())
@@ -391,7 +391,7 @@ def distance(
         if min(row) > most: return most + 1
     return min(row[-1], most + 1)
 
-# %% ../nbs/workshop/30_answers.ipynb #1b757de5
+# %% ../nbs/workshop/30_answers.ipynb #b1fe1d1e
 _NOT_BEFORE = re.compile(unwrap(r"""
     \b(not(?! only| just| merely)|never|isn'?t|aren'?t|don'?t|doesn'?t|didn'?t|won'?t|can'?t|cannot|without|
     unlike|rather than|instead of|no longer|hardly|neither|nor|avoid|anything but|other than|false that|
