@@ -9,7 +9,7 @@ __all__ = ['LANGS', 'Foreign', 'close', 'formula', 'keyboard_slip', 'language', 
            'Names', 'Numbers', 'Ordering', 'Pattern', 'PickPoint', 'Source', 'Table', 'Text', 'join', 'missing',
            'PROGRESS_VERSION', 'Store', 'store', 'user_folder']
 
-# %% ../nbs/workshop/37_quiz.ipynb #ef8e2742
+# %% ../nbs/workshop/37_quiz.ipynb #2d507fba
 __doc__ = """The questionnaire's engine under one name; see `answers`, `guard`, `kinds`, `cards`, `places`.
 
     from ch5clf.quiz import Bank, Choice, say
@@ -21,7 +21,8 @@ from .cards import Bank, Note, Question, Report, Result, terminal
 from .guard import Ran, ReadyMade, run_guarded, same
 from .kinds import (ALMOST, NOT_YET, RIGHT, SOME, STATES, Choice, ChooseAll, Code, Either, Judgement, Kind, Names,
                           Numbers, Ordering, Pattern, PickPoint, Source, Table, Text, join, missing)
-from .places import VERSION as PROGRESS_VERSION, Progress as Store, progress as store, progress_folder as user_folder
+from .places import VERSION as PROGRESS_VERSION, Progress as Store, progress as store
+from .places import progress_folder as user_folder
 
 _all_ = ['LANGS', 'Foreign', 'close', 'formula', 'keyboard_slip', 'language', 'letters_in', 'numbers_in', 'plain', 'say',
          'Bank', 'Note', 'Question', 'Report', 'Result', 'terminal', 'Ran', 'ReadyMade', 'run_guarded', 'same',
