@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Ran', 'shell', 'run_guarded', 'same', 'described', 'takes', 'ReadyMade', 'first_groups', 'defined']
 
-# %% ../nbs/workshop/31_guard.ipynb #4f91cf70
+# %% ../nbs/workshop/31_guard.ipynb #d9e0eebb
 __doc__ = """Running code that somebody else wrote, without being stopped, closed or spoiled by it.
 
     from ch5clf.guard import run_guarded
@@ -16,7 +16,7 @@ import _thread, builtins, contextlib, copy, io, json, os, re, signal, sys, threa
 
 from .answers import Foreign, close, known_class, short
 
-# %% ../nbs/workshop/31_guard.ipynb #a4baeb97
+# %% ../nbs/workshop/31_guard.ipynb #9c81722e
 class Ran:
     "How a call went: `value`, or `error` (an exception) or `late`; and what was printed."
     def __init__(self, value=None, error=None, late=False, printed=''):
@@ -54,7 +54,7 @@ def _no_exit():
             if o is ipython and not own: delattr(o, n)
             else: setattr(o, n, f)
 
-# %% ../nbs/workshop/31_guard.ipynb #6f3a67d9
+# %% ../nbs/workshop/31_guard.ipynb #d0e0ff0b
 class _Late(BaseException): "The time is up."
 
 class _Stop:
@@ -81,20 +81,30 @@ class _Stop:
             raise _Late
         return self._trace
 
+class _Imports:
+    "Are modules being imported? That is no work of the function, and on a busy machine it takes seconds."
+    def __init__(self, most=5): self.known, self.left = len(sys.modules), most # so often the clock starts anew
+    def go_on(self) -> bool:
+        known, self.known = self.known, len(sys.modules)
+        self.left -= 1
+        return self.known > known and self.left >= 0
+
 def _interrupt_main():
     "A real signal where threads have signals: it also wakes `time.sleep`. On Windows the simulated one does."
     if hasattr(signal, 'pthread_kill'): signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
     else: _thread.interrupt_main()
 
-# %% ../nbs/workshop/31_guard.ipynb #0e7ad0ed
+# %% ../nbs/workshop/31_guard.ipynb #9c8e0664
 def _timed(fn, args, seconds):
     "In the main thread: a watcher interrupts it when the time is up."
     stop, lock, done, trace = _Stop(sys._getframe()), threading.Lock(), threading.Event(), sys.gettrace()
+    imports = _Imports()
     def watch():
         wait = seconds
         while not done.wait(wait):
             with lock:
                 if stop.over: return
+                if not stop.late and imports.go_on(): continue
                 stop.hard, stop.late, wait = stop.late, True, .05 if stop.late else .3
                 _interrupt_main()
     old = signal.getsignal(signal.SIGINT)
@@ -115,7 +125,7 @@ def _timed(fn, args, seconds):
     late = type(error) is _Late
     return Ran(value, None if late else error, late)
 
-# %% ../nbs/workshop/31_guard.ipynb #a20721ba
+# %% ../nbs/workshop/31_guard.ipynb #4c30438e
 def _timed_elsewhere(fn, args, seconds):
     "Outside the main thread: the function gets a thread of its own, which is left behind if nothing stops it."
     import ctypes
@@ -128,7 +138,9 @@ def _timed_elsewhere(fn, args, seconds):
         except _Late: pass
     t = threading.Thread(target=work, daemon=True)
     t.start()
+    imports = _Imports()
     t.join(seconds)
+    while t.is_alive() and imports.go_on(): t.join(seconds)
     for _ in range(10):
         if not t.is_alive(): break
         ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(t.ident), ctypes.py_object(_Late))
@@ -147,7 +159,7 @@ def run_guarded(
     ran.printed = sink.text
     return ran
 
-# %% ../nbs/workshop/31_guard.ipynb #43aa9efa
+# %% ../nbs/workshop/31_guard.ipynb #a0ab0db2
 def same(
     a, # given, plain
     b, # expected, plain
@@ -182,7 +194,7 @@ def takes(fn, n:int) -> bool:
     except Exception: pass # whatever a learner's __signature__ does
     return True
 
-# %% ../nbs/workshop/31_guard.ipynb #6f05ab85
+# %% ../nbs/workshop/31_guard.ipynb #43764fc6
 # packages whose functions count as ready-made
 _makers = 'torch', 'ch5clf', 'fastai', 'scipy', 'numpy', 'sklearn', 'timm'
 
@@ -209,7 +221,7 @@ class ReadyMade:
         run_guarded(watched, copy.deepcopy(args), 5*seconds)
         return bool(seen)
 
-# %% ../nbs/workshop/31_guard.ipynb #c458b8cb
+# %% ../nbs/workshop/31_guard.ipynb #a6c50b85
 _search = """import json, re, sys, warnings
 warnings.simplefilter('ignore')
 pattern, names = json.loads(sys.stdin.read())
@@ -233,7 +245,7 @@ def first_groups(
     if 'error' in answer: return Ran(error=ValueError(answer['error']))
     return Ran('no group' if answer['found'] is None else answer['found'])
 
-# %% ../nbs/workshop/31_guard.ipynb #19a3da14
+# %% ../nbs/workshop/31_guard.ipynb #fa41414d
 _offered = dict(torch='torch', F='torch.nn.functional', np='numpy', re='re', math='math', Path='pathlib:Path',
                 L='fastcore.foundation:L')
 

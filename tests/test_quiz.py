@@ -509,14 +509,15 @@ def test_a_package_that_is_missing_is_named(own_folder, monkeypatch):
 
 def test_every_kind_in_the_bank_keeps_its_promises():
     from ch5clf.kinds import Judgement, Kind
-    kinds = {id: k for id, q in questions.items() for k in [q._kind, *kinds_of(q)]}
-    for id, kind in kinds.items():
+    kinds = [(id, k) for id, q in questions.items() for k in {q._kind, *kinds_of(q)}]
+    for id, kind in kinds:
         assert isinstance(kind, Kind) and type(kind).judge is not Kind.judge and type(kind).reads is not Kind.reads, id
         assert set(kind.how) == set(LANGS) and all(set(o) == set(LANGS) for o in kind.options), id
         for given in (None, '', 'x', [], {}, 7, math.nan, quiz.Foreign('x'), 'x' * 5000, '\x00', frozenset('ab'), 10**400):
             if isinstance(kind, Pattern) and given: continue  # each costs a process
             said = kind.judge(given, 'en')
-            assert isinstance(said, Judgement) and said.state in STATES and 0 <= said.score < 1 and set(said.message) == set(LANGS), (id, given)
+            assert isinstance(said, Judgement) and said.state in STATES and set(said.message) == set(LANGS), (id, given)
+            assert 0 <= said.score <= 1 and (said.score == 1) == (said.state == 'right'), (id, given)
             assert isinstance(kind.reads(given), bool), (id, given)
 
 
