@@ -311,7 +311,9 @@ def keep(file, row, about=ABOUT):
     "Add a row; the file is whole at any moment."
     made = dict(date=f'{date.today()}', machine=f'{platform.system()} {platform.machine()}, {os.cpu_count()} cores, one thread', versions=versions())
     with FileLock(f'{file}.lock'): # two processes may do different jobs
-        rows = sorted([*rows_of(file), row], key=lambda r: (list(NAMES.values()).index(r['set']), r['seed'], -r['per_class']))
+        same = {k: row[k] for k in ('set', 'seed', 'per_class', 'arm')}
+        others = [r for r in rows_of(file) if {k: r[k] for k in same} != same]
+        rows = sorted([*others, row], key=lambda r: (list(NAMES.values()).index(r['set']), r['seed'], -r['per_class']))
         body = ',\n'.join(json.dumps(r, ensure_ascii=False) for r in rows)
         write_atomic(file, f'{{"about": {json.dumps(about, ensure_ascii=False)},\n"made": {json.dumps(made)},\n"rows": [\n{body}\n]}}\n')
 

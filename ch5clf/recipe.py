@@ -27,7 +27,7 @@ from .pretrained import lite0
 
 with quiet_imports():
     from fastai.basics import CrossEntropyLossFlat, Learner
-    from fastai.callback.schedule import ParamScheduler # adds fit_one_cycle to Learner
+    from fastai.callback.schedule import ParamScheduler # noqa: F401 (adds fit_one_cycle to Learner)
     from fastai.metrics import error_rate
     from fastai.vision.learner import vision_learner
 
@@ -151,6 +151,5 @@ def fit_recipe(
     if epochs: unfrozen_fit(learn, epochs, lr, cbs)
     learn.seconds = dict(probe=round(probe, 1), unfrozen=round(time.process_time() - clock - probe, 1))
     if hasattr(learn, 'progress'):
-        print(f'linear probe: {learn.seconds["probe"]} s of CPU; '
-              f'{epochs} epochs of all layers: {learn.seconds["unfrozen"]} s')
+        print(f'linear probe {learn.seconds["probe"]} s of CPU, all layers {learn.seconds["unfrozen"]} s')
     return learn
