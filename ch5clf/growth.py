@@ -15,7 +15,6 @@ __doc__ = """The same time to train for each rung of a ladder: larger architectu
 import math, time
 
 import pandas as pd
-import torch
 import torch.nn.functional as F
 from .callbacks import TimeBudget, frozen_batchnorm
 from .loaders import pet_dls
