@@ -1,202 +1,356 @@
-"""Record the comparisons of the fine-tuning chapter: `python bench/finetune_runs.py SET SEEDS [--photos DIR] [--parts start,slice,rates,mystery,suspects,epochs,features] [--seconds 200] [--jobs 2]`.
+"""Record the runs of the fine-tuning chapter: `python bench/finetune_runs.py [--photos DIR] [--queue arc:paper:1-10 ...] [--seconds 3600] [--out DIR]`.
 
-SET is paper-pets, pets or clothing; SEEDS such as 1-20. Writes ch5clf/runs/finetune.json, a row for each arm and seed. A row that is there
-already is not run again, so the script can be stopped and called again; with --seconds it begins no new seeds after that time.
-DIR holds pets_dev/ and clothing_dev/ (real photos, not in this repository).
+Everything at 128 px with lite0 in float32, one process and one thread; seconds are seconds of the processor, which other programs
+hardly change. A job is a part, a set and seeds, such as `factorial:paper:3`; `arc:pets+clothing:1-5:full` takes the full sizes alone. Each
+finished run is written at once (as a whole file), and a run that is there already is not run again: stop the script whenever you like,
+and call it again. DIR holds pets_dev/images and clothing_dev/images (real photographs, not in this repository); without it the photo
+jobs are passed over.
 
-Every seed draws its own training pictures (a few of each class), test pictures (others, never used for any choice), head and order of batches;
-all arms of a seed share them, and most go on from the same head, trained on frozen features.
+A seed draws what is chance: the pictures (paper pets are drawn anew), the split (photographs: which are held out for the test), the head's
+first weights, and the order of the batches. All arms of a seed share them. Errors are measured by `ch5clf.measure` on pictures that
+nothing was chosen on: 480 others for paper pets, 6 a breed (222) for pets, 16 a kind (160) for clothes. Nothing is tuned here: rates and
+C are those of a first look, at seed 42 of paper pets and at one division of the same photographs.
+
+Written down before the runs. All differences are paired by seed; "shown" means that the 95 % interval of the mean difference (bootstrap
+over seeds) lies on one side of zero; "no worse" that it lies within 2 points.
+
+arc: test error and seconds against pictures a class. Arms: fastai's head on features; `fine_tune(3)`; the same with batch-norm held;
+  features, then 4 epochs of everything at slice(1e-5, 1e-3), batch-norm held; linear probe (logistic regression, C = 30, features of
+  length 1); the probe, then 4 epochs of everything at slice(3e-4, 3e-3), batch-norm held ("recipe").
+  Claims, each for all the training pictures there are:
+  A1 the recipe makes at most half of `fine_tune(3)`'s errors on paper pets. Refuted if the ratio of the mean errors is above 0.5.
+  A2 the recipe makes fewer errors than `fine_tune(3)` with batch-norm held on each set. Refuted where the interval reaches zero or more.
+  A3 the probe alone makes no more errors than `fine_tune(3)`. Refuted where the interval reaches above +2 points.
+  A4 the less a set is like ImageNet, the more unfreezing pays: recipe minus probe is lower on paper than on clothes, and on clothes
+     than on pets. Refuted where the order of the three means is another; not decided where neighbours' intervals overlap.
+factorial: four epochs of everything on all 576 paper pets. Head (fastai's / one linear layer on features of length 1) x start (random /
+  trained on features: fastai's head for 20 epochs at 3e-3, the linear one by the probe) x body's rate (that of `fine_tune`:
+  1e-5, 1e-4 / ten times as much; the head's is 1e-3 in both) x batch-norm (moving / held).
+  F1 to F4: each factor's main effect (mean over the eight pairs of cells that differ in it alone) is shown. Refuted where it reaches zero.
+  Besides, one change at a time: the head's rate (slice(3e-4, 3e-3)) and a larger base rate for plain `fine_tune` (2e-2), moving and held.
+epochs: the recipe with 1, 2 and 8 epochs, the last one watched: a whole short cycle against stopping the long one early (at the first rise
+  of the validation loss) and at its best validation error. E1: the whole cycle of 8 makes fewer errors than the one stopped early.
+statistics: a trained head, and then training without a single step (rate 0): batch-norm's running statistics alone move.
+  S1: after one epoch of this the head's error is higher than before. Refuted where the interval reaches zero or less.
 """
-import argparse, copy, json, multiprocessing, os, time, warnings
-from concurrent.futures import ProcessPoolExecutor
+import argparse, copy, json, os, platform, time, warnings
+from datetime import date
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
-from fastai.vision.all import Callback, CancelValidException, L, error_rate, set_seed, vision_learner
+import torch.nn.functional as F
+from filelock import FileLock
+from fastai.vision.all import Callback, CategoryBlock, DataBlock, ImageBlock, IndexSplitter, error_rate, no_random, set_seed, vision_learner
 
-from ch5clf.data import pet_dls
-from ch5clf.finetune import feature_fit, frozen_batchnorm
-from ch5clf.lesson import record
+from ch5clf.callbacks import NoValidation, frozen_batchnorm, norms_of
+from ch5clf.data import breed_of
+from ch5clf.features import feature_fit
+from ch5clf.measure import measure
+from ch5clf.places import versions, write_atomic
+from ch5clf.presize import PresizeDL, presize_store
 from ch5clf.pretrained import lite0
-from ch5clf.sample import paper_pets
+from ch5clf.recipe import linear_head, linear_probe, unfrozen_fit
+from ch5clf.sample import paper_pets, paper_pets_test
 
-OUT = Path(__file__).resolve().parents[1]/'ch5clf'/'runs'/'finetune.json'
-ABOUT = ('lite0, paper pets at 64 px and real photos at 96, batches of 16, float32; a few training pictures of each class (paper pets 8, Oxford pets 4, clothing 8), error on 12 (Oxford pets 6) others of each class; '
-         'every seed draws pictures, head and batches anew and its arms share them. Arms of sections 4, 5 and 8 go on from a head trained for 20 epochs on frozen features at 3e-3; '
-         '3 epochs of one-cycle at slice(1e-5, 1e-3) with frozen batch-norm, unless the arm says otherwise. Seconds are those of one processor.')
-SETS = {'paper-pets': ('paper pets', 8, 12, 64), 'pets': ('Oxford pets', 4, 6, 96), 'clothing': ('clothing', 8, 12, 96)}
-SLICE = slice(1e-5, 1e-3)
-LAST = dict(start='its body, a new head', slice='all layers, a slice of rates', rates='random weights', mystery='rate 0', suspects='twice the epochs', epochs='trained again', features='frozen stage, batch-norm frozen')  # each part's last arm: there, the part is done
-
-
-def few(path, per_class, test_per_class, seed, size, bs=16):
-    "Loaders with a few training pictures of each class, and test batches of others."
-    dls = pet_dls(path, size=size, presize=round(1.25*size), bs=bs, seed=seed)
-    ds, rng = dls.train_ds, np.random.default_rng(seed)
-    labels = np.array([int(t) for t in ds.tls[1]])
-    order = [rng.permutation(np.flatnonzero(labels == c)) for c in range(len(dls.vocab))]
-    files = list(ds.items)
-    test = [files[i] for o in order for i in o[per_class:per_class + test_per_class]]
-    for tl in ds.tls: tl.items = L(tl.items)[[int(i) for o in order for i in o[:per_class]]]
-    dls.loaders[0] = dls.train.new(ds)
-    return dls, [tuple(t.as_subclass(torch.Tensor) for t in b) for b in dls.test_dl(test, with_labels=True, bs=64)]
+SIZE, PRESIZE, EPOCHS = 128, 160, 4
+LOW, HIGH, BODY = slice(1e-5, 1e-3), slice(3e-4, 3e-3), [1e-4, 1e-3, 1e-3] # of fine_tune; of the recipe; fine_tune's, its body ten times
+STEPS = dict(paper=(48, 8, 16, 32), pets=(24, 8, 16), clothing=(64, 16, 32)) # training pictures a class: all there are, then fewer
+NAMES = dict(paper='paper pets', pets='Oxford pets', clothing='clothing')
+HELD_OUT = dict(pets=6, clothing=16) # a class
+QUEUE = '''
+    arc:paper:1-2:full arc:pets+clothing:1:full factorial:paper:1 arc:paper:1 statistics:paper:1-3 arc:paper:3-5:full arc:pets+clothing:2-3:full
+    factorial:paper:2-3 epochs:paper:1-2 arc:paper:2-3 arc:pets+clothing:1-2 arc:paper:6-10:full arc:pets+clothing:4-5:full factorial:paper:4-5
+    statistics:paper:4-10 arc:paper:4-10 arc:pets+clothing:3-5 epochs:paper:3-10 factorial:paper:6-10'''.split() # so that all parts have some seeds early
+ABOUT = __doc__.split('\n\n')[1].replace('\n', ' ').split(' A job')[0] + ' ' + __doc__.split('\n\n')[2].replace('\n', ' ')
 
 
-def learner(dls, pretrained=True):
-    learn = vision_learner(dls, lite0, pretrained=pretrained, metrics=error_rate)
-    learn.remove_cb(learn.progress)
-    learn.logger = lambda *_: None
+# --- pictures ---
+
+@lru_cache(2)
+def files_of(kind, seed, photos):
+    "Training files by class (in the seed's order), validation files, test files."
+    if kind == 'paper':
+        path = paper_pets(seed=seed)
+        split = pd.read_csv(path/'labels.csv').set_index('name')['split']
+        found = sorted((path/'images').glob('*.jpg'))
+        train, valid = ([f for f in found if split[f.name] == part] for part in ('train', 'valid'))
+        test = sorted((paper_pets_test(path)/'images').glob('*.jpg'))
+    else:
+        rng, train, test, valid = np.random.default_rng(seed), [], [], []
+        by_class = {}
+        for f in sorted((photos/f'{kind}_dev'/'images').glob('*.jpg')): by_class.setdefault(breed_of(f), []).append(f)
+        for found in by_class.values():
+            found = [found[i] for i in rng.permutation(len(found))]
+            test, train = test + found[:HELD_OUT[kind]], train + found[HELD_OUT[kind]:]
+    rng, by_class = np.random.default_rng([seed, 1]), {}
+    for i in rng.permutation(len(train)): by_class.setdefault(breed_of(train[i]), []).append(train[i])
+    return by_class, valid, test
+
+
+def loaders(kind, seed, photos, per_class):
+    "Loaders with so many training pictures a class; validation and test files. Without validation files, some training pictures stand there unused."
+    by_class, valid, test = files_of(kind, seed, photos)
+    train = [f for found in by_class.values() for f in found[:per_class]]
+    files = [*train, *(valid or [found[0] for found in by_class.values()])]
+    every = sorted(f for found in by_class.values() for f in found)
+    store = presize_store([*every, *valid, *test], PRESIZE, threads=1, progress=False)
+    block = DataBlock((ImageBlock, CategoryBlock), get_items=lambda _: files, get_y=breed_of, splitter=IndexSplitter(range(len(train), len(files))))
+    bs = 32 if len(train) >= 300 else 16
+    dls = block.dataloaders('.', bs=bs, num_workers=0, dl_type=PresizeDL, store=store, size=SIZE, presize=PRESIZE)
+    return dls, valid, test
+
+
+# --- one arm ---
+
+class Arms:
+    "The arms of one seed on one set of loaders: each begins with the same random numbers, and is measured on the same pictures."
+    def __init__(self, kind, seed, photos, per_class):
+        self.kind, self.seed, self.per_class = kind, seed, per_class
+        self.dls, self.valid, self.test = loaders(kind, seed, photos, per_class)
+        self.seconds = 0.
+
+    def begin(self):
+        "A new learner; the clock is at zero."
+        set_seed(self.seed)
+        learn = vision_learner(self.dls, lite0, metrics=error_rate)
+        learn.remove_cb(learn.progress)
+        learn.logger = lambda *_: None
+        self.order()
+        self.seconds = 0.
+        return learn
+
+    def order(self):
+        set_seed(self.seed)
+        self.dls.train.rng.seed(self.seed)
+
+    def clocked(self, step, *args, **kwargs):
+        start = time.process_time()
+        step(*args, **kwargs)
+        self.seconds += time.process_time() - start
+
+    def row(self, arm, learn, **more):
+        told = measure(learn, self.test)
+        row = dict(set=NAMES[self.kind], arm=arm, seed=self.seed, per_class=self.per_class, train=len(self.dls.train_ds), wrong=told.wrong, total=told.total,
+                   error=told.error, loss=round(told.loss, 4), seconds=round(self.seconds, 1), **calibration(told))
+        if self.valid: row |= scaled(told, measure(learn, self.valid))
+        return row | more
+
+
+def calibration(told, temperature=1., bins=10):
+    "Mean confidence, and in each bin of confidence: pictures, mean confidence, share that is right."
+    sure, said = (told.logits/temperature).softmax(1).max(1)
+    right, place = (said == told.targets).float(), (sure*bins).long().clamp(max=bins - 1)
+    rows = [(int(m.sum()), round(sure[m].mean().item(), 3), round(right[m].mean().item(), 3)) for b in range(bins) if (m := place == b).any()]
+    return dict(sure=round(sure.mean().item(), 4), bins=rows)
+
+
+def scaled(told, valid):
+    "The temperature that suits the validation pictures best, and what it makes of the test pictures."
+    grid = np.geomspace(.25, 6, 200)
+    T = float(grid[np.argmin([F.cross_entropy(valid.logits/t, valid.targets).item() for t in grid])])
+    after = calibration(told, T)
+    return dict(valid_error=valid.error, valid_loss=round(valid.loss, 4), temperature=round(T, 3), scaled_loss=round(F.cross_entropy(told.logits/T, told.targets).item(), 4),
+                scaled_sure=after['sure'], scaled_bins=after['bins'])
+
+
+def held(on): return [frozen_batchnorm()] if on else []
+
+
+def whole(learn, lr, bn_held=True, epochs=EPOCHS, cbs=()):
+    learn.unfreeze()
+    learn.fit_one_cycle(epochs, lr, cbs=[*(cbs or [NoValidation()]), *held(bn_held)])
+
+
+# --- the parts: each yields rows; `known` says which arms are there already ---
+
+def arc(arms, known):
+    if not {'head on features', 'features, then unfrozen'} <= known:
+        learn = arms.begin()
+        arms.clocked(feature_fit, learn, 20, 3e-3, cbs=NoValidation())
+        yield arms.row('head on features', learn)
+        arms.order()
+        arms.clocked(whole, learn, LOW)
+        yield arms.row('features, then unfrozen', learn)
+    for arm, hold in (('fine_tune', False), ('fine_tune, batch-norm held', True)):
+        if arm in known: continue
+        learn = arms.begin()
+        arms.clocked(learn.fine_tune, 3, cbs=[NoValidation(), *held(hold)])
+        yield arms.row(arm, learn)
+    if not {'linear probe', 'recipe'} <= known:
+        learn = arms.begin()
+        arms.clocked(linear_probe, learn)
+        yield arms.row('linear probe', learn)
+        arms.order()
+        arms.clocked(unfrozen_fit, learn, EPOCHS, HIGH, cbs=[NoValidation()])
+        yield arms.row('recipe', learn)
+
+
+def cells(arms):
+    "Name, head, trained?, rates, batch-norm held? of each cell, those outside the factorial last."
+    for head in ('fastai', 'linear'):
+        for start in ('random', 'trained'):
+            for rate, lr in (('low', LOW), ('ten times', BODY)):
+                for hold in (False, True): yield head, start, rate, lr, hold
+    yield 'fastai', 'trained', 'recipe', HIGH, True
+    yield 'linear', 'random', 'recipe', HIGH, True
+    yield 'linear', 'trained', 'recipe', HIGH, True
+    yield 'linear', 'trained', 'recipe', HIGH, False
+
+
+def start_of(arms, head, start):
+    "A learner with that head, random or trained on features, and its state."
+    learn = arms.begin()
+    if head == 'linear' and start == 'random':
+        learn.model[1] = linear_head(1280, len(arms.dls.vocab))
+        learn.opt = None
+    elif start == 'trained': linear_probe(learn) if head == 'linear' else feature_fit(learn, 20, 3e-3, cbs=NoValidation())
     return learn
 
 
-def wrong(model, batches):
-    model.eval()
-    with torch.no_grad(): return sum(int((model(x).argmax(1) != y).sum()) for x, y in batches)
+def moved(learn, before):
+    "How far the weights of each group went, relative to their size: root mean square over layers, batch-norm left out."
+    norms = {id(p) for m in norms_of(learn.model) for p in m.parameters()}
+    now, groups = dict(learn.model.named_parameters()), {id(p): i for i, g in enumerate(learn.opt.param_lists) for p in g}
+    steps = {}
+    for name, p in now.items():
+        if id(p) not in norms and p.ndim > 1: steps.setdefault(groups[id(p)], []).append(((p - before[name]).norm()/before[name].norm()).item())
+    return [round(float(np.sqrt(np.mean(np.square(steps[g])))), 5) for g in sorted(steps)]
+
+
+def factorial(arms, known):
+    starts = {}
+    for head, start, rate, lr, hold in cells(arms):
+        bn = 'held' if hold else 'moving'
+        arm = f'{head} head, {start}, {rate} rate, batch-norm {bn}'
+        if arm in known: continue
+        if (head, start) not in starts:
+            learn = start_of(arms, head, start)
+            starts[head, start] = learn, copy.deepcopy(learn.model.state_dict()), measure(learn, arms.test).wrong
+        learn, state, before = starts[head, start]
+        learn.model.load_state_dict(state)
+        learn.opt = None
+        arms.order()
+        arms.seconds = 0.
+        arms.clocked(whole, learn, lr, hold)
+        yield arms.row(arm, learn, head=head, start=start, rate=rate, batchnorm=bn, wrong_before=before, moved=moved(learn, state))
+    for hold in (False, True):
+        arm = 'fine_tune at 2e-2' + (', batch-norm held' if hold else '')
+        if arm in known: continue
+        learn = arms.begin()
+        arms.clocked(learn.fine_tune, 3, 2e-2, cbs=[NoValidation(), *held(hold)])
+        yield arms.row(arm, learn)
 
 
 class TestErrors(Callback):
-    "Wrong test pictures after each epoch."
-    def __init__(self, batches): self.batches, self.wrong = batches, []
-    def after_epoch(self): self.wrong.append(wrong(self.learn.model, self.batches))
+    "Wrong test pictures after each epoch; nothing is chosen by them."
+    def __init__(self, files): self.files, self.wrong = files, []
+    def after_epoch(self):
+        self.learn.model.eval()
+        with no_random(), torch.no_grad():
+            batches = self.learn.dls.test_dl(self.files, with_labels=True, bs=64) # made now: with Normalize
+            self.wrong.append(sum(int((self.learn.model(x).argmax(1) != y).sum()) for x, y in batches))
 
 
-class NoValidation(Callback):
-    "Where no epoch is chosen, validation would only cost time."
-    def before_validate(self): raise CancelValidException
+def first_rise(losses):
+    "The epoch (from 1) after which fastai's EarlyStoppingCallback with a patience of one would have stopped."
+    for epoch in range(1, len(losses)):
+        if losses[epoch] >= min(losses[:epoch]): return epoch + 1
+    return len(losses)
 
 
-def look(learn, epochs):
-    "What training at rate 0 does: batch-norm sees the pictures in train mode, and no weight moves."
-    learn.model.train()
-    with torch.no_grad():
-        for _ in range(epochs):
-            for x, _ in learn.dls.train: learn.model(x)
+def epochs(arms, known):
+    for n in (1, 2, 8):
+        arm = f'recipe, {n} epochs'
+        if arm in known: continue
+        learn = arms.begin()
+        arms.clocked(linear_probe, learn)
+        arms.order()
+        if n < 8:
+            arms.clocked(unfrozen_fit, learn, n, HIGH, cbs=[NoValidation()])
+            yield arms.row(arm, learn)
+            continue
+        seen = TestErrors(arms.test)
+        arms.clocked(unfrozen_fit, learn, n, HIGH, cbs=[seen])
+        train, valid, error = (list(map(float, v)) for v in zip(*learn.recorder.values))
+        row = arms.row(arm, learn)
+        if row['wrong'] != seen.wrong[-1]: raise RuntimeError(f'two ways to measure differ: {row["wrong"]} and {seen.wrong[-1]} of {row["total"]}')
+        yield row | dict(train_losses=train, valid_losses=valid, valid_errors=error, test_wrong=seen.wrong, stopped=first_rise(valid), best=int(np.argmin(error)) + 1)
 
 
-def early_stop(valid_losses, patience=1):
-    "The epoch (from 1) after which fastai's EarlyStoppingCallback would have stopped."
-    best, wait = np.inf, 0
-    for epoch, loss in enumerate(valid_losses, 1):
-        best, wait = (loss, 0) if loss < best else (best, wait + 1)
-        if wait >= patience: return epoch
-    return len(valid_losses)
+def statistics(arms, known):
+    marks = (0, 1, 2, 4, 9, 18, 36)
+    for head in ('fastai', 'linear'):
+        arm = f'rate 0, {head} head'
+        if arm in known: continue
+        learn = start_of(arms, head, 'trained')
+        arms.order()
+        wrong, step = [measure(learn, arms.test).wrong], 0
+        while step < marks[-1]:
+            for x, _ in arms.dls.train:
+                learn.model[0].train()
+                with torch.no_grad(): learn.model[0](x.as_subclass(torch.Tensor))
+                step += 1
+                if step in marks: wrong.append(measure(learn, arms.test).wrong)
+                if step == marks[-1]: break
+        yield arms.row(arm, learn, steps=marks, wrong_after=wrong)
 
 
-def one_seed(path, per_class, test_per_class, size, seed, parts):
-    set_seed(seed)
-    dls, test = few(path, per_class, test_per_class, seed, size)
-    total = sum(len(y) for _, y in test)
-    learn = learner(dls)
-    raw = copy.deepcopy(learn.model.state_dict())
-
-    def row(arm, section, n, **more): return dict(arm=arm, section=section, seed=seed, error=n/total, wrong=n, total=total, **more)
-
-    feature_fit(learn, 20, 3e-3)
-    good = copy.deepcopy(learn.model.state_dict())
-    yield row('head only', 4, wrong(learn.model, test))
-
-    def arm(name, section, epochs=3, lr=SLICE, frozen=True, state=good, learn=learn, follow=False, **more):
-        set_seed(seed)
-        learn.model.load_state_dict(state)
-        learn.opt = None
-        learn.unfreeze()
-        errors = TestErrors(test)
-        cbs = [errors if follow else NoValidation(), *([frozen_batchnorm()] if frozen else [])]
-        if lr == 0: look(learn, epochs)
-        else: learn.fit_one_cycle(epochs, lr, cbs=cbs)
-        if not follow: return row(name, section, wrong(learn.model, test))
-        train, valid, error = zip(*([float(v) for v in r] for r in learn.recorder.values))
-        return row(name, section, errors.wrong[-1], train_losses=train, valid_losses=valid, valid_errors=error, test_wrong=errors.wrong, **more)
-
-    if 'start' in parts:
-        yield arm('all at once', 1, lr=1e-2, state=raw)
-        set_seed(seed)
-        learn.model[1].load_state_dict({k[2:]: v for k, v in raw.items() if k.startswith('1.')})
-        learn.opt = None
-        feature_fit(learn, 20, 3e-3)
-        yield row('its body, a new head', 1, wrong(learn.model, test))
-    if 'slice' in parts: yield arm('all layers, a slice of rates', 4)
-    if 'rates' in parts:
-        yield arm('all layers, one rate', 4, lr=1e-3)
-        yield arm('all layers, one low rate', 4, lr=1e-4)
-        set_seed(seed)
-        fresh = learner(dls, pretrained=False)
-        yield arm('random weights', 4, lr=3e-3, frozen=False, state=copy.deepcopy(fresh.model.state_dict()), learn=fresh)
-    if 'mystery' in parts:
-        yield arm('unfrozen', 5, frozen=False)
-        yield arm('rate 0', 5, lr=0, frozen=False)
-    if 'suspects' in parts:
-        yield arm('a tenth of the rates', 5, lr=slice(1e-6, 1e-4), frozen=False)
-        yield arm('twice the epochs', 5, epochs=6, frozen=False)
-    if 'epochs' in parts:
-        full = arm('the whole cycle', 8, epochs=6, follow=True)
-        yield full
-        stop = early_stop(full['valid_losses'])
-        yield row('stopped early', 8, full['test_wrong'][stop-1], epochs=stop)
-        best = int(np.argmin(full['valid_errors'])) + 1
-        again = arm('trained again', 8, epochs=best) if best < 6 else {k: full[k] for k in ('section', 'seed', 'error', 'wrong', 'total')} | dict(arm='trained again')
-        again['epochs'] = best
-        yield again
-    if 'features' in parts:
-        for views in (1, 4):
-            set_seed(seed)
-            learn.model.load_state_dict(raw)
-            learn.opt = None
-            start = time.process_time()
-            feature_fit(learn, 20, 3e-3, views=views)
-            seconds = time.process_time() - start
-            yield row(f'features once, {views} view{"s"[:views-1]}', 9, wrong(learn.model, test), seconds=seconds)
-        for name, cbs, epochs in (('frozen stage', [], 5), ('frozen stage, batch-norm frozen', [frozen_batchnorm()], 5)):
-            set_seed(seed)
-            learn.model.load_state_dict(raw)
-            learn.opt = None
-            learn.freeze()
-            start = time.process_time()
-            learn.fit_one_cycle(epochs, 3e-3, cbs=[NoValidation(), *cbs])
-            seconds = time.process_time() - start
-            yield row(name, 9, wrong(learn.model, test), seconds=seconds)
+PARTS = dict(arc=arc, factorial=factorial, epochs=epochs, statistics=statistics)
+ARMS = dict(arc=6, factorial=22, epochs=3, statistics=2)
 
 
-def begin(threads):
-    torch.set_num_threads(threads)
-    warnings.filterwarnings('ignore')
+# --- keeping and running ---
+
+def rows_of(file): return json.loads(file.read_text(encoding='utf-8'))['rows'] if file.exists() else []
 
 
-def seed_rows(job): return list(one_seed(*job))
+def keep(file, row, about=ABOUT):
+    "Add a row; the file is whole at any moment."
+    made = dict(date=f'{date.today()}', machine=f'{platform.system()} {platform.machine()}, {os.cpu_count()} cores, one thread', versions=versions())
+    with FileLock(f'{file}.lock'): # two processes may do different jobs
+        same = {k: row[k] for k in ('set', 'seed', 'per_class', 'arm')}
+        others = [r for r in rows_of(file) if {k: r[k] for k in same} != same]
+        rows = sorted([*others, row], key=lambda r: (list(NAMES.values()).index(r['set']), r['seed'], -r['per_class']))
+        body = ',\n'.join(json.dumps(r, ensure_ascii=False) for r in rows)
+        write_atomic(file, f'{{"about": {json.dumps(about, ensure_ascii=False)},\n"made": {json.dumps(made)},\n"rows": [\n{body}\n]}}\n')
 
 
-def rows(): return json.loads(OUT.read_text(encoding='utf-8'))['rows'] if OUT.exists() else []
+def jobs(queue):
+    "(part, set, seed, sizes) of words such as arc:pets+clothing:1-5 or arc:paper:3:full, seeds outermost."
+    for word in queue:
+        part, kinds, seeds, *full = word.split(':')
+        first, last = (int(v) for v in f'{seeds}-{seeds}'.split('-')[:2])
+        for seed in range(first, last + 1):
+            for kind in kinds.split('+'): yield part, kind, seed, STEPS[kind] if part == 'arc' and not full else STEPS[kind][:1]
 
 
-def done(label, seed, part): return any((r['set'], r['seed'], r['arm']) == (label, seed, LAST[part]) for r in rows())
+def run(part, kind, seed, sizes, photos, out, tell):
+    file = out/f'finetune_{part}.json'
+    for per_class in sizes:
+        known = {r['arm'] for r in rows_of(file) if (r['set'], r['seed'], r['per_class']) == (NAMES[kind], seed, per_class)}
+        if len(known) == ARMS[part]: continue # asked first, so that a finished job costs nothing
+        for row in PARTS[part](Arms(kind, seed, photos, per_class), known):
+            if row['arm'] in known: continue
+            keep(file, row)
+            tell(f'{part} {row["set"]} seed {seed}, {per_class} a class, {row["arm"]}: {row["wrong"]} of {row["total"]}, {row["seconds"]} s')
 
 
 def main():
     ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ask.add_argument('set', choices=SETS)
-    ask.add_argument('seeds', help='such as 1-20')
     ask.add_argument('--photos', type=Path)
-    ask.add_argument('--parts', default=','.join(LAST))
-    ask.add_argument('--seconds', type=float, default=float('inf'))
-    ask.add_argument('--jobs', type=int, default=2, help='seeds at a time, each in a process of its own')
+    ask.add_argument('--queue', nargs='*', default=QUEUE, help='jobs, in order')
+    ask.add_argument('--seconds', type=float, default=float('inf'), help='begin no new job after so many seconds')
+    ask.add_argument('--out', type=Path, default=Path(__file__).resolve().parents[1]/'ch5clf'/'runs')
     a = ask.parse_args()
     warnings.filterwarnings('ignore')
-    label, *sizes = SETS[a.set]
-    if a.set != 'paper-pets' and not a.photos: ask.error('real photos: give --photos DIR')
-    path = paper_pets() if a.set == 'paper-pets' else a.photos/f'{a.set}_dev'/'images'
-    first, last = (int(v) for v in f'{a.seeds}-{a.seeds}'.split('-')[:2])
-    jobs = {seed: todo for seed in range(first, last + 1) if (todo := [v for v in a.parts.split(',') if not done(label, seed, v)])}
-    begun, order = time.monotonic(), [v[0] for v in SETS.values()]
-    with ProcessPoolExecutor(a.jobs, multiprocessing.get_context('spawn'), begin, [max(1, os.cpu_count()//a.jobs)]) as pool:
-        waiting = list(jobs.items())
-        while waiting and time.monotonic() - begun < a.seconds:
-            group, waiting = waiting[:a.jobs], waiting[a.jobs:]
-            for new in pool.map(seed_rows, [(path, *sizes, *job) for job in group]):
-                new = [dict(set=label, **r) for r in new]
-                kept = [r for r in rows() if not any((r['set'], r['arm'], r['seed']) == (n['set'], n['arm'], n['seed']) for n in new)]
-                record(OUT, sorted([*kept, *new], key=lambda r: (order.index(r['set']), r['section'], r['seed'])), ABOUT)
-                print(label, new[0]['seed'], f'{time.monotonic() - begun:.0f} s;', ', '.join(f'{n["arm"]} {n["wrong"]}' for n in new), f'of {new[0]["total"]}', flush=True)
+    torch.set_num_threads(1)
+    begun = time.monotonic()
+    for part, kind, seed, sizes in jobs(a.queue):
+        if time.monotonic() - begun > a.seconds: return
+        if kind == 'paper' or a.photos: run(part, kind, seed, sizes, a.photos, a.out, lambda line: print(f'{time.monotonic() - begun:.0f} s', line, flush=True))
 
 
 if __name__ == '__main__': main()

@@ -30,7 +30,7 @@ from ch5clf.data import labeller_for  # noqa: E402
 from ch5clf.lesson import interval, versions  # noqa: E402
 from ch5clf.photos import usable_images  # noqa: E402
 from ch5clf.presize import open_picture  # noqa: E402
-from ch5clf.pretrained import lite1, lite2  # noqa: E402
+from ch5clf.pretrained import lite1, lite2, model_meta  # noqa: E402
 
 BODIES, STEP = [(lite2, 288), (lite1, 256)], 32  # network and pixels of the short side; what both sides are multiples of
 STRENGTH = 10  # of the logistic regression: scikit-learn's C, for features of length 1
@@ -80,6 +80,18 @@ def features(files):
         return [np.stack([*pool.map(lambda f: look(body, f, short_side), files)]) for body, short_side in bodies]
 
 
+@torch.inference_mode()
+def check(xs, files):
+    "`RuntimeError` where a second way from photo to features gives others: the network as it is, its own normalisation, a plain batch of one."
+    for (arch, short_side), x in zip(BODIES, xs):
+        mean, std = (torch.tensor(v)[None, :, None, None] for v in model_meta[arch]['stats'])
+        body = arch().eval()
+        for file, ours in zip(files, x):
+            picture = torch.from_numpy(whole(np.asarray(open_picture(file)), short_side)).permute(2, 0, 1)[None].contiguous()/255
+            theirs = sum(body.forward_features((p - mean)/std).mean((0, 2, 3)) for p in (picture, picture.flip(3)))/2
+            if not np.allclose(ours, theirs.numpy(), rtol=1e-3, atol=1e-3*float(theirs.std())): raise RuntimeError(f'{file}: two ways from photo to features differ; a fault of ours, and no figure is given')
+
+
 def learn(xs, y):
     "A logistic regression for each network's features, scaled to length 1. Nothing is random."
     from sklearn.linear_model import LogisticRegression
@@ -119,6 +131,7 @@ def judge(a):
         known = {sha256(f.read_bytes()).digest() for f in files}
         if twins := sum(sha256(f.read_bytes()).digest() in known for f in test_files): print(f'Mind: {twins} of {len(test_files)} test photos lie in --train too, byte for byte.')
     xs = features(files)
+    check(xs, files[:2])
     fitted = learn(xs, y)
     result = dict(train=len(files), classes=len(classes), seed=a.seed, train_seconds=round(time.perf_counter() - BEGUN, 1), train_cpu_seconds=round(time.process_time(), 1))
     print(f'train  {len(files)} photos, {len(classes)} classes: {result["train_seconds"]} s ({result["train_cpu_seconds"]} s of CPU, all cores together), imports and reading included; seed {a.seed} (draws the parts of --cv; nothing else is random)', flush=True)

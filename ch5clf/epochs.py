@@ -22,7 +22,7 @@ from .places import quiet_imports
 
 with quiet_imports():
     from fastai.basics import Learner, set_seed
-    from fastai.callback.schedule import ParamScheduler # adds fine_tune to Learner
+    from fastai.callback.schedule import ParamScheduler # noqa: F401 (adds fine_tune to Learner)
 
 # %% ../nbs/workshop/28_epochs.ipynb #1890e8ce
 _lower = set('mse rmse mae msle exp_rmspe perplexity error_rate loss'.split())
@@ -66,7 +66,8 @@ class EpochStory:
         if self.doubts_from: text += f' The validation loss is lowest after epoch {self.doubts_from - 1}.'
         if self.margin is None:
             return f'{text} How much {self.metric} varies by chance is not known: give margin= to judge over-fitting.'
-        seen = f'Over-fitting begins with epoch {self.overfits_from}' if self.overfits_from else f'No over-fitting that {self.metric} shows'
+        seen = f'No over-fitting that {self.metric} shows'
+        if self.overfits_from: seen = f'Over-fitting begins with epoch {self.overfits_from}'
         return f'{text} {seen} (margin {self.margin:.2g}).'
     __repr__ = __str__
     def _repr_html_(self): return f'<p>{self}</p>{self.table.round(4).to_html()}'

@@ -22,7 +22,7 @@ from .places import quiet_imports
 
 with quiet_imports():
     from fastai.basics import DataLoader, DataLoaders, Learner
-    from fastai.callback.schedule import ParamScheduler # adds fit_one_cycle to Learner
+    from fastai.callback.schedule import ParamScheduler # noqa: F401 (adds fit_one_cycle to Learner)
 
 # %% ../nbs/workshop/21_features.ipynb #9ea477b2
 def _flat(module):
@@ -43,7 +43,7 @@ def frozen_features(
     learn:Learner, # whose model is nn.Sequential(body, head)
     dl, # loader of (pictures, targets), run through once as it stands: its order, its augmentation
 ) -> tuple: # features (n, f) float32, targets (n,), and the layers after them, sharing the learner's parameters
-    """What body, pooling and flattening make of every picture, in eval mode, without gradients; and the rest of the head.
+    """What body, pooling and flattening make of each picture (eval mode, no gradients), and the rest of the head.
 
     `rest(features)` equals `learn.model(pictures)` in eval mode. Train and eval modes are left as they were.
     `ValueError` for a model without body and head, and for a head without parameters. Source: 02, section 5."""

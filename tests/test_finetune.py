@@ -4,12 +4,13 @@ import math, random
 import numpy as np
 import pytest
 import torch
-from fastai.basics import Callback, CancelValidException, CrossEntropyLossFlat, DataLoader, DataLoaders, Learner, SGD, accuracy, error_rate, params, set_seed
+from fastai.basics import Callback, CancelValidException, CrossEntropyLossFlat, DataLoader, DataLoaders, Learner, MSELossFlat, Perplexity, R2Score, SGD, accuracy, error_rate, mae, mse, params, rmse, set_seed
 from fastai.callback.schedule import ParamScheduler  # adds fit_one_cycle and fine_tune to Learner
 from fastai.callback.training import BnFreeze
 from hypothesis import given, settings, strategies as st
 from torch import nn
 
+from ch5clf.epochs import lower_better
 from ch5clf.finetune import epoch_story, feature_fit, frozen_batchnorm, layer_groups, one_cycle, rates_for, retrain, two_step_fit
 
 
@@ -328,6 +329,44 @@ def test_a_story_of_doubts_and_one_of_memorising():
     stuck = told([1., .8, .9, 1., 1.1], [1., .8, .9, 1., 1.1], [.5, .2, .5, .6, .7], margin=.05)
     assert stuck.overfits_from is None  # the training loss rises too: that is divergence, not memorising
     assert 'Over-fitting begins with epoch 4' in str(memory) and 'No over-fitting' in str(plain) and '<table' in memory._repr_html_()
+
+
+@pytest.mark.parametrize('metric, lower', [('error_rate', True), ('valid_loss', True), ('mse', True), ('_rmse', True), ('mae', True), ('perplexity', True), ('hamming_loss', True),
+    ('accuracy', False), ('r2_score', False), ('f1_score', False), ('dice', False), ('pearsonr', False)])
+def test_direction_of_known_metrics(metric, lower): assert lower_better(metric) == lower
+
+
+@pytest.mark.parametrize('metric', ['lossless', 'errors', 'gap', 'f2', 'scores'])
+def test_direction_is_never_guessed(metric):
+    with pytest.raises(ValueError, match='lower_is_better='): lower_better(metric)
+
+
+@pytest.mark.parametrize('metric, more_is_better', [(mse, False), (rmse, False), (mae, False), (R2Score(), True), (Perplexity(), False)], ids=lambda m: getattr(m, 'name', str(m)))
+def test_a_regression_that_gets_better_has_its_best_epoch_late(metric, more_is_better):
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(400, 8, generator=g)
+    pairs = list(zip(x, x@torch.randn(8, 1, generator=g)))
+    set_seed(0)
+    learn = Learner(DataLoaders(DataLoader(pairs[:300], bs=32, shuffle=True), DataLoader(pairs[300:], bs=64)), nn.Linear(8, 1), loss_func=MSELossFlat(), metrics=[metric])
+    with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(6, .1)
+    story = epoch_story(learn)
+    values = story.table[story.metric]
+    assert story.best == (values.idxmax() if more_is_better else values.idxmin()) and story.best > 3
+    assert story.overfits_from is None and 'give margin=' in str(story)  # its noise is not known
+
+
+def test_over_fitting_only_beyond_noise():
+    "Six of 144 pictures more are chance; thirty are not."
+    falling, rising = [1., .8, .6, .4], [1., .8, .9, 1.]
+    learn = learner()
+    def on(n, errors):
+        learn.recorder.metric_names, learn.recorder.values = ['epoch', 'train_loss', 'valid_loss', 'error_rate', 'time'], [list(r) for r in zip(falling, rising, errors)]
+        learn.recorder.lrs, learn.recorder.iters = [1.]*4, [1, 2, 3, 4]
+        learn.dls.loaders[1] = DataLoader(list(range(n)), bs=4)
+        return epoch_story(learn).overfits_from
+    assert on(144, [.4, 30/144, 36/144, 36/144]) is None
+    assert on(144, [.4, 30/144, 60/144, 60/144]) == 3
+    assert on(144, [.4, 0., 1/144, 2/144]) is None
 
 
 def test_a_story_by_a_metric_where_more_is_better():

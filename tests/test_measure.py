@@ -104,14 +104,14 @@ def test_nothing_is_left_behind(sets):
     learn = learner(pet_dls(path, size=32, presize=40, bs=6))
     learn.fit(2, 1e-2)
     learn.model.train()
-    held = learn.recorder.values, learn.recorder.losses, learn.recorder.lrs, learn.cbs.map(type)
+    held = learn.recorder.values, learn.recorder.losses, learn.recorder.lrs, list(learn.cbs)
     before = {k: v.clone() for k, v in learn.model.state_dict().items()}
     set_seed(5)
     measure(learn, files)
     drawn = random.random(), np.random.rand(), torch.rand(1).item()
     set_seed(5)
     assert drawn == (random.random(), np.random.rand(), torch.rand(1).item())
-    assert held == (learn.recorder.values, learn.recorder.losses, learn.recorder.lrs, learn.cbs.map(type)) and len(held[0]) == 2
+    assert held == (learn.recorder.values, learn.recorder.losses, learn.recorder.lrs, list(learn.cbs)) and len(held[0]) == 2
     assert learn.model.training and all(torch.equal(v, before[k]) for k, v in learn.model.state_dict().items())
 
 
