@@ -7,7 +7,7 @@ __all__ = ['FORMATS', 'SUFFIXES', 'REMEDIES', 'MAX_PIXELS', 'MAX_SIDE', 'printab
            'ends_well', 'one_at_a_time', 'orientation', 'bands', 'white_of', 'on_screen', 'open_regular', 'quietly',
            'PictureFile', 'open_picture', 'presized', 'files_below']
 
-# %% ../nbs/workshop/11_pictures.ipynb #b2aaed3a
+# %% ../nbs/workshop/11_pictures.ipynb #4e349553
 __doc__ = """Open picture files as people have them. Every trouble is a `BadPicture`, an `OSError` in words.
 
     from ch5clf.pictures import BadPicture, open_picture
@@ -21,14 +21,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
-# %% ../nbs/workshop/11_pictures.ipynb #0f5b639b
+# %% ../nbs/workshop/11_pictures.ipynb #bcaee134
 FORMATS = {name: suffixes.split() for name, suffixes in dict(
     JPEG='.jpg .jpeg .jpe .jfif .mpo', PNG='.png .apng', GIF='.gif', BMP='.bmp .dib', WEBP='.webp', TIFF='.tif .tiff',
     AVIF='.avif .avifs', HEIF='.heic .heif .hif', JPEG2000='.jp2 .j2k .jpx .jpf .jpc .j2c',
     PPM='.ppm .pgm .pbm .pnm').items()}
 SUFFIXES = frozenset(sum(FORMATS.values(), [])) | {'.ico', '.jxl', '.psd', '.ras', '.svg', '.tga', '.xbm', '.xpm'}
 
-# %% ../nbs/workshop/11_pictures.ipynb #702dd81f
+# %% ../nbs/workshop/11_pictures.ipynb #fb755e65
 REMEDIES = { # problem: what to do about it
     'not permitted': 'give yourself the right to read it, or ask its owner for a copy',
     'no file': 'rename or delete it; put the pictures themselves here',
@@ -40,7 +40,7 @@ REMEDIES = { # problem: what to do about it
     'huge': 'save a smaller copy; 2,000 pixels a side are plenty',
     'odd colours': 'save it as JPEG, in RGB with 8 bits'}
 
-# %% ../nbs/workshop/11_pictures.ipynb #283bd3a1
+# %% ../nbs/workshop/11_pictures.ipynb #e237923a
 def printable(
     name, # path or text
 ) -> str: # without control characters, and without bytes that are no text
@@ -65,7 +65,7 @@ class BadPicture(OSError):
     def __str__(self): return self.words if self.file is None else f'{printable(Path(self.file).name)}: {self.words}'
     def __reduce__(self): return type(self), (self.problem, self.detail, self.remedy, self.file)
 
-# %% ../nbs/workshop/11_pictures.ipynb #4816382b
+# %% ../nbs/workshop/11_pictures.ipynb #d3032cb9
 _HEAD = 256 # bytes that are looked at
 _MAGIC = [
     (b'\xff\xd8\xff', 'JPEG'), (b'\x89PNG\r\n\x1a\n', 'PNG'), (b'GIF87a', 'GIF'), (b'GIF89a', 'GIF'),
@@ -106,7 +106,7 @@ def kind_of(
     if re.match(rb'P[1-6]\s+(#|\d)', head): return 'PPM'
     return next((kind for start, kind in _MAGIC if head.startswith(start)), None) or _by_text(head)
 
-# %% ../nbs/workshop/11_pictures.ipynb #a7e36b7a
+# %% ../nbs/workshop/11_pictures.ipynb #b7c8ceec
 def reads(
     kind:str, # of `kind_of`
 ) -> bool:
@@ -118,7 +118,7 @@ def reads(
     Image.init()
     return kind in FORMATS and kind in Image.OPEN
 
-# %% ../nbs/workshop/11_pictures.ipynb #e29fc8ea
+# %% ../nbs/workshop/11_pictures.ipynb #4113867d
 def _boxes_fit(fp, size):
     "Do the outermost boxes of an ISO media file, one after another, end where the file ends?"
     at = 0
@@ -147,7 +147,7 @@ def ends_well(
     if kind == 'WEBP': return int.from_bytes(head[4:8], 'little') + 8 <= size
     return _boxes_fit(fp, size) if kind in ('AVIF', 'HEIF') else None
 
-# %% ../nbs/workshop/11_pictures.ipynb #25b95ecb
+# %% ../nbs/workshop/11_pictures.ipynb #6e89beb8
 MAX_PIXELS = 2**28//3 # of a picture, as Pillow's own limit is set
 MAX_SIDE = 2**16 - 1 # pixels; what a JPEG can have
 _LARGE = 2**24 # pixels; of larger pictures one at a time is decoded, so that memory does not grow with the cores
@@ -169,11 +169,6 @@ def _check_image(im):
         raise BadPicture('odd colours', f'mode {im.mode}, which Pillow cannot turn into RGB')
 
 _one = threading.RLock()
-if hasattr(os, 'register_at_fork'): # a worker that is forked while a thread decodes would wait for ever
-    def _new_lock():
-        global _one
-        _one = threading.RLock()
-    os.register_at_fork(after_in_child=_new_lock)
 
 def one_at_a_time(
     im, # Pillow image, decoded or not
@@ -181,7 +176,7 @@ def one_at_a_time(
     "A context in which only one large picture is at work."
     return _one if im.width*im.height > _LARGE else nullcontext()
 
-# %% ../nbs/workshop/11_pictures.ipynb #d84fc99e
+# %% ../nbs/workshop/11_pictures.ipynb #20e58390
 _TURNS = { # by EXIF orientation
     2: Image.FLIP_LEFT_RIGHT, 3: Image.ROTATE_180, 4: Image.FLIP_TOP_BOTTOM, 5: Image.TRANSPOSE,
     6: Image.ROTATE_270, 7: Image.TRANSVERSE, 8: Image.ROTATE_90}
@@ -194,7 +189,7 @@ def orientation(
     except Exception: return 1 # damaged notes raise a dozen kinds
     return o if o in range(1, 9) else 1
 
-# %% ../nbs/workshop/11_pictures.ipynb #c304c105
+# %% ../nbs/workshop/11_pictures.ipynb #35c1688d
 def bands(im, rows=None):
     "The picture in bands of about four million pixels, or of so many rows: work on one needs little memory."
     rows = rows or max(1, 2**22//im.width)
@@ -217,7 +212,7 @@ def _to_rgb(im, white):
         im = Image.alpha_composite(Image.new('RGBA', im.size, 'white'), im)
     return im if im.mode == 'RGB' else im.convert('RGB')
 
-# %% ../nbs/workshop/11_pictures.ipynb #c031f42c
+# %% ../nbs/workshop/11_pictures.ipynb #1d059321
 def _by_bands(im, factor, white):
     w, h = im.size
     out = Image.new('RGB', (-(-w//factor), -(-h//factor)))
@@ -244,7 +239,7 @@ def on_screen(
     im.info = {} # the note has been obeyed
     return im
 
-# %% ../nbs/workshop/11_pictures.ipynb #f84e3104
+# %% ../nbs/workshop/11_pictures.ipynb #dc883514
 def _size_of(file):
     "Bytes of a regular file; `BadPicture` for everything else that a path can lead to."
     try: s = os.stat(file)
@@ -263,7 +258,7 @@ def open_regular(
     _size_of(file)
     return open(file, 'rb')
 
-# %% ../nbs/workshop/11_pictures.ipynb #469b21bf
+# %% ../nbs/workshop/11_pictures.ipynb #ba99c1e7
 class _Strictly:
     "While any thread is inside, Pillow's `LOAD_TRUNCATED_IMAGES` is off; the last one out puts it back."
     def __init__(self): self.guard, self.inside, self.was = threading.Lock(), 0, False
@@ -273,7 +268,7 @@ class _Strictly:
             if ImageFile.LOAD_TRUNCATED_IMAGES: self.was, ImageFile.LOAD_TRUNCATED_IMAGES = True, False
     def __exit__(self, *_):
         with self.guard:
-            self.inside -= 1
+            self.inside = max(0, self.inside - 1)
             if not self.inside and self.was: self.was, ImageFile.LOAD_TRUNCATED_IMAGES = False, True
 
 _strictly = _Strictly()
@@ -293,7 +288,15 @@ def quietly():
 
 _silence = threading.RLock()
 
-# %% ../nbs/workshop/11_pictures.ipynb #e3959849
+def _fresh_locks():
+    "A forked worker would wait for ever for threads that were not forked with it."
+    global _one, _silence
+    _one, _silence = threading.RLock(), threading.RLock()
+    _strictly.__init__()
+
+if hasattr(os, 'register_at_fork'): os.register_at_fork(after_in_child=_fresh_locks)
+
+# %% ../nbs/workshop/11_pictures.ipynb #0a3b0bc5
 _BOMBS = Image.DecompressionBombError, Image.DecompressionBombWarning
 
 def _explained(e, f):
@@ -382,7 +385,7 @@ class PictureFile:
             if short_side: im.draft('RGB', [round(1.5*short_side)]*2)
             return on_screen(im, short_side, white)
 
-# %% ../nbs/workshop/11_pictures.ipynb #c0fc0ec3
+# %% ../nbs/workshop/11_pictures.ipynb #9fb3379b
 def open_picture(
     file, # path, bytes, an open binary file, or a Pillow image
     short_side:int|None=None, # pixels that will be made of it: what is much larger may come at a fraction of its size
@@ -410,7 +413,7 @@ def presized(
     if scale < 1: im = im.resize([max(1, round(n*scale)) for n in im.size], Image.BICUBIC, reducing_gap=3)
     return np.asarray(im)
 
-# %% ../nbs/workshop/11_pictures.ipynb #e9ba5cbf
+# %% ../nbs/workshop/11_pictures.ipynb #d8bcde51
 def _is_folder(entry):
     try: return entry.is_dir()
     except OSError: return False # a link round in a circle

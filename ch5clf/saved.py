@@ -24,7 +24,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from .pictures import SUFFIXES, BadPicture, files_below, presized, printable, quietly
-from .places import quiet_imports, sweep, versions
+from .places import quiet_imports, sweep, versions, write_atomic
 from safetensors import SafetensorError
 from safetensors.torch import load as _tensors_of, save as _bytes_of
 from torch import nn
@@ -227,19 +227,19 @@ def _put(data, path, overwrite):
     taken = FileExistsError(errno.EEXIST, f'{path}: there is such a file already, and it was left alone; '
                                           'choose another name, or say overwrite=True')
     if path.exists() and not overwrite: raise taken
-    sweep(path.parent, '.ch5clf-*.tmp') # what killed processes left
+    sweep(path.parent, '.*ch5clf-*.tmp') # what killed processes left
     tmp = path.with_name(f'.ch5clf-{secrets.token_hex(8)}.tmp')
     try:
-        with open(tmp, 'xb') as f:
-            f.write(data)
-            f.flush()
-            os.fsync(f.fileno())
+        write_atomic(tmp, data)
         if overwrite: return os.replace(tmp, path)
-        try: os.link(tmp, path)  # fails where somebody else was quicker; replacing would not
+        try: os.link(tmp, path) # fails where somebody else was quicker; replacing would not
         except FileExistsError: raise taken from None
-        except OSError:  # a disk without hard links, such as a USB stick
+        except OSError: # a disk without hard links, such as a USB stick
             if path.exists(): raise taken from None
             os.replace(tmp, path)
+    except OSError as e:
+        if e.errno != errno.ENOSPC: raise
+        raise OSError(e.errno, f'{e.strerror}; make room, or save on another disk', str(path)) from None
     finally: tmp.unlink(missing_ok=True)
 
 def save_model(

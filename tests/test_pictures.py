@@ -270,6 +270,30 @@ def test_the_switch_under_threads(tmp_path, monkeypatch):
     assert not wrong and ImageFile.LOAD_TRUNCATED_IMAGES is True and pictures._strictly.inside == 0
 
 
+@pytest.mark.skipif(not hasattr(os, 'fork'), reason='nothing is forked here')
+@pytest.mark.filterwarnings('ignore:.*fork.*:DeprecationWarning')
+def test_a_worker_that_is_forked_while_threads_read_does_not_wait_for_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(pictures, '_LARGE', 1000)
+    photo().save(tmp_path/'a.png')
+    inside, go = threading.Event(), threading.Event()
+    def hold():
+        with pictures.one_at_a_time(photo()), pictures.quietly(), pictures._strictly.guard:
+            inside.set()
+            go.wait(30)
+    t = threading.Thread(target=hold); t.start()
+    inside.wait(30)
+    child = os.fork()
+    if not child:
+        with pictures.quietly(): os._exit(0 if open_picture(tmp_path/'a.png').size == (90, 70) else 1)
+    for _ in range(300):
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done: break
+        time.sleep(.05)
+    else: os.kill(child, 9)
+    go.set(); t.join()
+    assert done and status == 0
+
+
 def test_words():
     assert printable('말티즈 1.jpg') == '말티즈 1.jpg' and printable('\x1b]0;x\x07\r\n\u2066.jpg') == r'\x1b]0;x\x07\r\n\u2066.jpg'
     for e in (refused(Path('gone\x1b.jpg'), 'no file'), refused(Path('x'*300 + '.jpg'), 'no file'), refused(b'', 'empty'), refused(b'%PDF-1.7', 'not an image')):
