@@ -13,7 +13,8 @@ cfg = parser["DEFAULT"]
 words = lambda key: cfg[key].split()
 # PyPI shows the README without the repository around it: relative links become absolute.
 raw, blob = (f"{cfg['git_url']}/{kind}/{cfg['branch']}/" for kind in ("raw", "blob"))
-readme = (root / "README.md").read_text(encoding="utf-8").replace("](nbs/images/", f"]({raw}nbs/images/").replace("](nbs/", f"]({blob}nbs/")
+readme = (root / "README.md").read_text(encoding="utf-8")
+readme = readme.replace("](nbs/images/", f"]({raw}nbs/images/").replace("](nbs/", f"]({blob}nbs/")
 min_python = tuple(int(o) for o in cfg["min_python"].split("."))
 
 
@@ -48,7 +49,7 @@ setup(
     ] + [f"Programming Language :: Python :: 3.{minor}" for minor in range(min_python[1], 14)],
     python_requires=f">={cfg['min_python']}",
     packages=find_packages(include=["ch5clf", "ch5clf.*"]),
-    package_data={"ch5clf": ["runs/*.json"]},
+    package_data={"ch5clf": ["runs/*.json", "words/*"]},
     install_requires=words("requirements"),
     extras_require={
         "course": words("course_requirements"),

@@ -1,8 +1,20 @@
 """Record the runs that the chapter on deeper networks draws: `python bench/deeper_runs.py [capacity] [grow] [photos --photos FOLDER]`.
 
-Writes ch5clf/runs/deeper.json (capacity), deeper_grow.json and deeper_photos.json, for which FOLDER holds pets_dev/images/ (real photos, not in this repository). A run that is recorded already, with the same
-arm and seed, is not repeated: delete the file to begin anew. `--minutes 3` stops after the run in which they are over.
-`grow` gives every arm the same seconds of one core's work (not of the clock on the wall, so other programs disturb little).
+Writes ch5clf/runs/deeper.json (capacity), deeper_grow.json and deeper_photos.json, for which FOLDER holds pets_dev/images/ (real
+photos, not in this repository). A run that is recorded already, with the same arm and seed, is not repeated: delete the file to
+begin anew. `--minutes 3` stops after the run in which they are over. `grow` gives every arm the same seconds of one core's work,
+not of the clock on the wall, so other programs disturb little.
+
+Claims, fixed before running. Differences are treatment minus baseline, in points of error, paired by seed; below zero is better.
+A claim holds where the 95 % interval of the mean difference (bootstrap over seeds) lies on its side of zero, fails where it lies
+on the other, and is not decided where it holds zero.
+
+capacity, 20 seeds: (1) trained on many pictures, the large head repeats more of the wrong labels than the small one; (2) it makes
+more test errors, because it learned wrong labels by heart; (3) to (5) augmentation, dropout, weight decay, each alone, lower the
+large head's test error; (6) all three at full strength raise it.
+grow, 10 seeds, one thing changed against lite0 at 96 px, everything else and the seconds equal: (7) lite1, (8) lite2 (deeper
+architectures), (9) 128 px, (10) pictures that grow from 64 to 96 px make fewer errors; (11) 64 px makes more; (12) the difference of
+lite2 is lower (more in its favour) with three times the seconds.
 """
 import argparse
 import json
@@ -12,46 +24,63 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from fastai.vision.all import get_image_files, set_seed, vision_learner
+from fastai.vision.all import error_rate, get_image_files, set_seed, vision_learner
 from torch import nn
 
-from ch5clf.data import pet_dls
+from ch5clf.loaders import pet_dls
+from ch5clf.features import frozen_features
 from ch5clf.lesson import record
-from ch5clf.lr_finder import frozen_features
+from ch5clf.places import cache_folder
 from ch5clf.pretrained import lite0, lite1, lite2
-from ch5clf.sample import cache_folder, paper_pets, paper_pets_test
+from ch5clf.sample import paper_pets, paper_pets_test
 
 RUNS = Path(__file__).resolve().parents[1]/'ch5clf'/'runs'
-PASSES, KEPT, SEEDS, GROW_SEEDS, SECONDS = 6, 64, 20, 5, 8
-CAPACITY = (f'Heads on the features of a frozen lite0 (128 px, eval mode; the first {KEPT} principal components), paper pets, 12 breeds. small: one linear layer; large: two hidden layers of 256. few: 10 training '
-            f'pictures of a breed, many: 48. A tenth of the training labels is replaced by another breed, chosen anew for each seed. AdamW, one-cycle, batches of 64, 360 steps for all, peak rate 1e-2 for small, 2e-3 for large, weight decay 0 unless named. '
-            f'augmentation: each epoch one of {PASSES} augmented passes; dropout: 0.5 before each layer; weight decay: 10. Settings were chosen on validation with other seeds. loss: on the training pictures as labelled, eval mode, '
-            f'not augmented; memorised: share of the wrong labels that the head repeats; error: on 144 validation pictures; test_error: on 480 others.')
-PHOTOS = 'As in deeper.json, on photos: 37 breeds of the Oxford pets, 30 photos each, a random fifth for validation. 720 steps. ImageNet, on which lite0 was trained, contains many of these breeds.'
-GROW = f'ch5clf.deeper.grow, {SECONDS} seconds of one core for each rung (clock=time.process_time, one thread): 576 pictures of paper pets to train on, 144 to validate.'
+PASSES, KEPT, SEEDS, GROW_SEEDS = 6, 64, 20, 10
+CAPACITY = (
+    f'Heads on the features of a frozen lite0 (128 px, eval mode, normalised; the first {KEPT} principal components), paper pets, '
+    '12 breeds. small: one linear layer; large: two hidden layers of 256. few: 10 training pictures of a breed, many: 48. A tenth of '
+    'the training labels is replaced by another breed. Each seed draws the wrong labels, the few pictures, the first weights and the '
+    'order. AdamW, one-cycle, batches of 64, 360 steps for all, peak rate 1e-2 for small, 2e-3 for large, weight decay 0 unless '
+    f'named. augmentation: each epoch one of {PASSES} augmented passes; dropout: 0.5 before each layer; weight decay: 10. Settings '
+    'were chosen on validation with other seeds. loss: on the training pictures as labelled, eval mode, not augmented; memorised: '
+    'share of the wrong labels that the head repeats; error: on 144 validation pictures; test_error: on 480 others.')
+PHOTOS = (
+    'As in deeper.json, on photos: 37 breeds of the Oxford pets, 30 photos each, a random fifth for validation. 720 steps. '
+    'ImageNet, on which lite0 was trained, contains many of these breeds.')
+GROW = (
+    'ch5clf.growth.grow: so many seconds of one core for each rung (clock=time.process_time, one thread), a third of them for the '
+    'head alone, the rest for the whole model with batch-norm of the body held. Each seed has paper pets of its own, 576 to train '
+    'on, 144 to validate, and its own first weights, order and augmentation. Every picture normalised, at every size.')
 
 
 def computed_features(path, test=None, passes=0, size=128):
     "Features (n, f) and targets: training pictures without augmentation and in augmented passes (a list), validation, test."
     set_seed(0)
     dls = pet_dls(path, size=size)
-    learn = vision_learner(dls, lite0)
+    learn = vision_learner(dls, lite0, metrics=error_rate)  # adds Normalize to `dls`: loaders made from now on have it too
     plain, y, _ = frozen_features(learn, dls.valid.new(dls.train_ds))
     train = dls.train.new(shuffle=False, drop_last=False)
     augmented = [frozen_features(learn, train)[0] for _ in range(passes)]
     held_out = [dls.valid] if test is None else [dls.valid, dls.test_dl(get_image_files(test), with_labels=True)]
-    return [plain, *augmented], y, *[frozen_features(learn, dl)[:2] for dl in held_out]
+    pairs = []
+    for dl in held_out:
+        x, t, rest = frozen_features(learn, dl)
+        wrong = (rest.eval()(x).argmax(1) != t).float().mean().item()
+        with learn.no_bar(), learn.no_logging(): theirs = learn.validate(dl=dl)[1]
+        assert abs(wrong - theirs) < 1e-6, f'two ways to measure disagree: {wrong} from features, {theirs} from learn.validate'
+        pairs.append((x, t))
+    return [plain, *augmented], y, *pairs
 
 
 def features(name, *args, **kwargs):
-    "(passes + 1, n, KEPT) of the training pictures, their labels, and (features, labels) of validation and test: principal components, scaled to a spread of 1."
+    "(passes + 1, n, KEPT) of the training pictures, their labels, and (features, labels) of validation and test: principal components."
     file = cache_folder()/f'deeper-features-{name}.pt'
     if not file.exists(): torch.save(computed_features(*args, **kwargs), file)
     passes, y, *held_out = torch.load(file)
     mean = passes[0].mean(0)
     torch.manual_seed(0)
     axes = torch.pca_lowrank(passes[0] - mean, q=KEPT, center=False, niter=4)[2]
-    scale = ((passes[0] - mean)@axes).std()
+    scale = ((passes[0] - mean)@axes).std()  # a spread of 1
     return torch.stack([(x - mean)@axes/scale for x in passes]), y, [((x - mean)@axes/scale, t) for x, t in held_out]
 
 
@@ -70,11 +99,16 @@ def head(n_in, n_out, large, dropout):
     return nn.Sequential(*layers[:-1])
 
 
+def picked(y, per_class):
+    "Indices of some pictures of each class, or of all."
+    if not per_class: return torch.arange(len(y))
+    return torch.cat([(y == c).nonzero()[:, 0][torch.randperm(int((y == c).sum()))[:per_class]] for c in y.unique()])
+
+
 def capacity_run(data, seed, large, per_class=None, augment=False, dropout=0., decay=0., steps=360):
     x, y, held_out = data
     torch.manual_seed(seed)
-    if per_class: pick = torch.cat([(y == c).nonzero()[:, 0][torch.randperm(int((y == c).sum()))[:per_class]] for c in y.unique()])
-    else: pick = torch.arange(len(y))
+    pick = picked(y, per_class)
     x, true = x[:, pick], y[pick]
     given, wrong = wrong_labels(true, seed)
     model = head(x.shape[-1], int(y.max()) + 1, large, dropout)
@@ -86,25 +120,28 @@ def capacity_run(data, seed, large, per_class=None, augment=False, dropout=0., d
         for i in torch.randperm(len(true)).split(64):
             opt.zero_grad()
             F.cross_entropy(model(seen[i]), given[i]).backward()
-            opt.step(); schedule.step()
+            opt.step()
+            schedule.step()
     model.eval()
     with torch.no_grad(): train, *others = model(x[0]), *[model(hx) for hx, _ in held_out]
     wrongs = [int((out.argmax(1) != hy).sum()) for out, (_, hy) in zip(others, held_out)]
     vy = held_out[0][1]
-    row = dict(loss=F.cross_entropy(train, given).item(), memorised=(train.argmax(1) == given)[wrong].float().mean().item(), wrong=wrongs[0], total=len(vy), error=wrongs[0]/len(vy),
-               valid_loss=F.cross_entropy(others[0], vy).item())
+    row = dict(loss=F.cross_entropy(train, given).item(), memorised=(train.argmax(1) == given)[wrong].float().mean().item(),
+               wrong=wrongs[0], total=len(vy), error=wrongs[0]/len(vy), valid_loss=F.cross_entropy(others[0], vy).item())
     return row if len(held_out) == 1 else dict(row, test_error=wrongs[1]/len(held_out[1][1]))
 
 
 CAPACITY_ARMS = {
     'small, few': dict(large=False, per_class=10), 'large, few': dict(large=True, per_class=10),
     'small, many': dict(large=False), 'large, many': dict(large=True),
-    'large, many: augmentation': dict(large=True, augment=True), 'large, many: dropout': dict(large=True, dropout=.5), 'large, many: weight decay': dict(large=True, decay=10.),
+    'large, many: augmentation': dict(large=True, augment=True),
+    'large, many: dropout': dict(large=True, dropout=.5),
+    'large, many: weight decay': dict(large=True, decay=10.),
     'large, many: all three': dict(large=True, augment=True, dropout=.5, decay=10.)}
-RUNGS = {'lite0, 64 px': (lite0, 64), 'lite0, 96 px': (lite0, 96), 'lite0, 64 then 96 px': (lite0, (64, 96)), 'lite1, 96 px': (lite1, 96), 'lite2, 96 px': (lite2, 96)}
-
-
 PHOTO_ARMS = {a: CAPACITY_ARMS[a] for a in ('small, many', 'large, many', 'large, many: dropout', 'large, many: weight decay')}
+RUNGS = {'lite0, 96 px': (lite0, 96), 'lite0, 64 px': (lite0, 64), 'lite0, 128 px': (lite0, 128), 'lite0, 64 then 96 px': (lite0, (64, 96)),
+         'lite1, 96 px': (lite1, 96), 'lite2, 96 px': (lite2, 96)}
+BUDGETS = {8: list(RUNGS), 24: ['lite0, 96 px', 'lite2, 96 px']}  # seconds -> rungs
 
 
 def capacity_arms():
@@ -118,24 +155,29 @@ def photo_arms(folder):
 
 
 def grow_arms():
-    from ch5clf.deeper import grow
-    def run(seed, rung):
-        row = grow(paper_pets(), [rung], seconds=SECONDS, seed=seed, clock=time.process_time).iloc[0]
-        return {k: row[k].item() for k in ('seconds', 'pictures', 'valid_loss', 'wrong', 'total', 'error')}
-    return {arm: lambda seed, rung=rung: run(seed, rung) for arm, rung in RUNGS.items()}
+    from ch5clf.growth import grow
+    def run(seed, rung, seconds):
+        row = grow(paper_pets(seed=100 + seed), [rung], seconds=seconds, seed=seed, clock=time.process_time).iloc[0]
+        return dict(budget=seconds, **{k: row[k].item() for k in ('seconds', 'pictures', 'valid_loss', 'wrong', 'total', 'error')})
+    return {f'{name}, {seconds} s': lambda seed, rung=RUNGS[name], seconds=seconds: run(seed, rung, seconds)
+            for seconds, names in BUDGETS.items() for name in names}
 
 
-def make(out, arms, seeds, about, until):
-    def recorded_rows(): return json.loads(out.read_text(encoding='utf-8'))['rows'] if out.exists() else []
+def rows_of(out): return json.loads(out.read_text(encoding='utf-8'))['rows'] if out.exists() else []
+
+
+def make(out, arms, seeds, about, until, now=None):
+    "Run what is not recorded yet; `now`: only these arms."
     for seed in range(1, seeds + 1):
         for arm, run in arms.items():
-            if any((r['arm'], r['seed']) == (arm, seed) for r in recorded_rows()): continue
-            if time.monotonic() > until: return print(f'{out.name}: time is over, {len(recorded_rows())} runs; call again to go on')
+            if now and arm not in now: continue
+            if any((r['arm'], r['seed']) == (arm, seed) for r in rows_of(out)): continue
+            if time.monotonic() > until: return print(f'{out.name}: time is over, {len(rows_of(out))} runs; call again to go on')
             row = dict(arm=arm, seed=seed, **run(seed))
-            others = [r for r in recorded_rows() if (r['arm'], r['seed']) != (arm, seed)]
+            others = [r for r in rows_of(out) if (r['arm'], r['seed']) != (arm, seed)]
             record(out, sorted([*others, row], key=lambda r: (list(arms).index(r['arm']), r['seed'])), about)
             print(row, flush=True)
-    print(f'{out.name}: complete, {len(recorded_rows())} runs')
+    print(f'{out.name}: complete, {len(rows_of(out))} runs')
 
 
 def main():
@@ -150,8 +192,10 @@ def main():
     if 'photos' in what and not args.photos: p.error('photos: give their folder, --photos FOLDER')
     until = time.monotonic() + 60*args.minutes
     if 'capacity' in what: make(RUNS/'deeper.json', capacity_arms(), SEEDS, CAPACITY, until)
-    if 'grow' in what: make(RUNS/'deeper_grow.json', grow_arms(), GROW_SEEDS, GROW, until)
     if 'photos' in what: make(RUNS/'deeper_photos.json', photo_arms(args.photos), 10, PHOTOS, until)
+    if 'grow' not in what: return
+    for seconds, names in BUDGETS.items():  # the short runs of all seeds first
+        make(RUNS/'deeper_grow.json', grow_arms(), GROW_SEEDS, GROW, until, [f'{name}, {seconds} s' for name in names])
 
 
 if __name__ == '__main__': main()

@@ -1,8 +1,11 @@
-"""Time and memory of ch5clf.loss.cross_entropy, forward and backward, beside PyTorch's fused function and naive code.
+"""Time and memory of cross-entropy, forward and backward: ch5clf.loss (plain PyTorch, as chapter 01 derives it), naive code, PyTorch's own.
 
     python bench/loss.py            writes bench/results/loss.md and loss.json
 
-Calls are interleaved (one of each in turn), ratios are ratios of medians, with the range over rounds. Memory is the highest sum of
+No goal is set for ours: it is the short version that a reader could have written, and this says what that costs.
+
+Calls are interleaved (one of each in turn). The fastest call of a round counts, since other work on the machine only adds time;
+shown are medians over the rounds, and the range of the ratios. One thread. Memory is the highest sum of
 live allocations that torch's profiler saw during one forward and backward, logits and target not counted.
 """
 import json
@@ -24,9 +27,8 @@ sys.path.insert(0, str(ROOT))
 
 from ch5clf.loss import cross_entropy  # noqa: E402
 
-ROUNDS, CALLS = 7, 60
-CASES = [(256, 1000, {}), (64, 37, {}), (64, 12, {}), (256, 1000, {'label_smoothing': .1}), (64, 37, {'label_smoothing': .1}),
-         (256, 1000, {'target': 'probabilities'}), (64, 37, {'target': 'probabilities'})]
+ROUNDS, CALLS = 7, 40
+CASES = [(256, 1000, {}), (64, 37, {}), (64, 12, {}), (256, 1000, {'label_smoothing': .1}), (256, 1000, {'target': 'probabilities'})]
 
 
 def naive(x, y, **kw): return -(x.exp() / x.exp().sum(1, keepdim=True)).log()[range(len(y)), y].mean()
@@ -37,7 +39,7 @@ def backward(f, x, y, kw): return torch.autograd.grad(f(x, y, **kw), x)
 
 
 def times(fs, x, y, kw):
-    "Microseconds per call: for each round, a list of medians, one per function."
+    "Microseconds per call: for each round, a list of the fastest calls, one per function."
     for f in fs: backward(f, x, y, kw)
     rounds = []
     for _ in range(ROUNDS):
@@ -47,7 +49,7 @@ def times(fs, x, y, kw):
                 start = perf_counter()
                 backward(f, x, y, kw)
                 t.append((perf_counter() - start) * 1e6)
-        rounds.append([median(t) for t in took])
+        rounds.append([min(t) for t in took])
     return rounds
 
 
@@ -65,8 +67,7 @@ def peak(f, x, y, kw):
     return highest
 
 
-def measure(items, classes, kw, threads):
-    torch.set_num_threads(threads)
+def measure(items, classes, kw):
     g = torch.Generator().manual_seed(0)
     x, y = torch.randn(items, classes, generator=g, requires_grad=True), torch.randint(0, classes, (items,), generator=g)
     options, kw = kw, {k: v for k, v in kw.items() if k != 'target'}
@@ -75,7 +76,7 @@ def measure(items, classes, kw, threads):
     if not options: fs |= {'naive chain': naive, 'logsumexp - gather': log_sum_exp}
     rounds = times(list(fs.values()), x, y, kw)
     column = dict(zip(fs, zip(*rounds)))
-    return [dict(items=items, classes=classes, options=options, threads=threads, function=name, microseconds=median(t),
+    return [dict(items=items, classes=classes, options=options, function=name, microseconds=median(t),
                  time_ratio=median(t) / median(column['PyTorch']),
                  time_ratio_range=[min(r := [a / b for a, b in zip(t, column['PyTorch'])]), max(r)],
                  peak_bytes=(m := peak(f, x, y, kw)), memory_ratio=m / peak(F.cross_entropy, x, y, kw))
@@ -83,27 +84,24 @@ def measure(items, classes, kw, threads):
 
 
 def main():
-    rows = [row for threads in (1, 2) for items, classes, kw in CASES for row in measure(items, classes, kw, threads)]
+    torch.set_num_threads(1)
+    rows = [row for case in CASES for row in measure(*case)]
     made = dict(date=date.today().isoformat(), machine=f'{platform.machine()}, {torch.get_num_interop_threads()} cores, CPU',
                 versions=dict(python=platform.python_version(), torch=torch.__version__),
                 load=round(os.getloadavg()[0], 1) if hasattr(os, 'getloadavg') else None)
-    about = f'forward and backward of cross-entropy, float32, {ROUNDS} rounds of {CALLS} interleaved calls; ratios to PyTorch\'s F.cross_entropy'
+    about = f'forward and backward of cross-entropy, float32, one thread, the fastest call of each of {ROUNDS} rounds of {CALLS} interleaved calls; ratios to PyTorch\'s F.cross_entropy'
     out = ROOT / 'bench' / 'results'
     out.mkdir(exist_ok=True)
     (out / 'loss.json').write_text(json.dumps(dict(about=about, made=made, rows=rows), indent=1) + '\n', encoding='utf-8')
     lines = ['# Cross-entropy, forward and backward, on a CPU', '', f'{about}.', '',
-             f"{made['date']}, {made['machine']}, torch {torch.__version__}, load average at the end {made['load']}. Goal: at most 3 times the time and 2 times the memory at 256 x 1000 and 64 x 37.", '',
-             '| items x classes | options | threads | function | microseconds | time, against PyTorch (range over rounds) | peak memory, KiB | against PyTorch |',
-             '| --- | --- | --- | --- | --- | --- | --- | --- |']
+             f"{made['date']}, {made['machine']}, torch {torch.__version__}, load average at the end {made['load']}.", '',
+             '| items x classes | options | function | microseconds | time, against PyTorch (range over rounds) | peak memory, KiB | against PyTorch |',
+             '| --- | --- | --- | --- | --- | --- | --- |']
     for r in rows:
         options = ', '.join(f'{k}={v}' for k, v in r['options'].items()) or '-'
         low, high = r['time_ratio_range']
-        lines.append(f"| {r['items']} x {r['classes']} | {options} | {r['threads']} | {r['function']} | {r['microseconds']:.0f} | "
+        lines.append(f"| {r['items']} x {r['classes']} | {options} | {r['function']} | {r['microseconds']:.0f} | "
                      f"{r['time_ratio']:.2f} ({low:.2f} to {high:.2f}) | {r['peak_bytes'] / 1024:.0f} | {r['memory_ratio']:.2f} |")
-    goal = [r for r in rows if r['function'] == 'ours' and not r['options'] and (r['items'], r['classes']) in ((256, 1000), (64, 37))]
-    met = all(r['time_ratio'] <= 3 and r['memory_ratio'] <= 2 for r in goal)
-    lines += ['', f"The goal is {'met' if met else 'not met'}: at worst {max(r['time_ratio'] for r in goal):.2f} times the time and "
-              f"{max(r['memory_ratio'] for r in goal):.2f} times the memory."]
     (out / 'loss.md').write_text('\n'.join(lines) + '\n', encoding='utf-8')
     print('\n'.join(lines))
 

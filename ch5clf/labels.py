@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['breed_of', 'folder_of', 'labeller_for', 'Relabelled', 'splitter_for', 'check_images']
 
-# %% ../nbs/workshop/16_labels.ipynb #c81cd60a
+# %% ../nbs/workshop/16_labels.ipynb #41c258f8
 __doc__ = """What a folder of pictures means: labels, split, and what is wrong in it.
 
     from ch5clf.labels import breed_of, labeller_for, check_images
@@ -13,23 +13,25 @@ __doc__ = """What a folder of pictures means: labels, split, and what is wrong i
     label = labeller_for('my_photos')       # by folders or by names; says which pictures have no label
     check_images('my_photos')               # a table: file, problem, detail, remedy, usable
 """
-import re, unicodedata
+import hashlib, os, re, unicodedata
+from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
 from .photos import check_photos, usable_images
 from .places import quiet_imports
 
-# %% ../nbs/workshop/16_labels.ipynb #b504c676
+# %% ../nbs/workshop/16_labels.ipynb #1b17d031
 with quiet_imports():
     from fastai.data.transforms import FuncSplitter, RandomSplitter
     from fasttransform import Transform
 
-# %% ../nbs/workshop/16_labels.ipynb #2501517c
+# %% ../nbs/workshop/16_labels.ipynb #d02967a1
 _suffixes = 'jpe?g?|jfif|png|bmp|gif|webp|avif|tiff?|hei[cf]'
 _name = re.compile(rf'^(?P<breed>.*[^\W\d_].*?) *_\d+\.({_suffixes})$', re.IGNORECASE)
-_apps = '|'.join('''img image dsc[nf]? _dsc sam dji cimg pxl photo picture pic mvimg gopr scan screenshot kakaotalk whatsapp
-    signal snapchat untitled download frame 스크린샷 사진 이미지 캡처 무제'''.split())
+_apps = '|'.join('''img image dsc[nf]? _dsc sam dji cimg pxl photo picture pic mvimg gopr scan screenshot kakaotalk
+    whatsapp signal snapchat untitled download frame 스크린샷 사진 이미지 캡처 무제'''.split())
 _camera = re.compile(rf'(?:fb_)?(?:{_apps})(?:[ _.:-]|\d|image|photo|wa\d|오전|오후|at)*', re.IGNORECASE)
 
 def breed_of(
@@ -47,7 +49,7 @@ def breed_of(
                          'rename it as Breed_name_12.jpg, or put it in a folder named after its class')
     return m['breed']
 
-# %% ../nbs/workshop/16_labels.ipynb #018af04a
+# %% ../nbs/workshop/16_labels.ipynb #c3f66eed
 def folder_of(
     file:str|Path, # path of a picture
 ) -> str: # the name of its folder, NFC-normalised
@@ -63,7 +65,7 @@ def _loose(path, files):
     loose = [f for f in files if f.parent == path or folder_of(f) in ('images', 'train', 'valid', 'val', 'test')]
     return loose, len({f.parent for f in set(files) - set(loose)}) > 1
 
-# %% ../nbs/workshop/16_labels.ipynb #afeaac28
+# %% ../nbs/workshop/16_labels.ipynb #69d10e5d
 def labeller_for(
     path, # folder of pictures
     files=None, # its pictures, where they are listed already
@@ -71,7 +73,7 @@ def labeller_for(
     """How this folder tells its labels: by a folder for each class where there are at least two, else by `breed_of`.
 
     Folders named train, valid, val, test or images are no classes. `ValueError` names the files that have no label."""
-    path = Path(path)
+    path = Path(path).expanduser()
     files = usable_images(path) if files is None else files
     loose, by_folder = _loose(path, files)
     lost = loose if by_folder else [f for f in files if not _has_breed(f)]
@@ -81,31 +83,49 @@ def labeller_for(
                          'name all pictures like Breed_name_12.jpg, or put each in a folder named after its class')
     return folder_of if by_folder else breed_of
 
-# %% ../nbs/workshop/16_labels.ipynb #6df90000
+# %% ../nbs/workshop/16_labels.ipynb #a9e78194
+def _identity(file):
+    "A hash of where a picture lies."
+    path = unicodedata.normalize('NFC', os.path.abspath(file))
+    return hashlib.blake2b(path.encode('utf-8', 'surrogateescape'), digest_size=16).hexdigest()
+
+def _by_key(path, files):
+    "Pictures by path below the folder and, where only one has it, by bare name."
+    nfc = partial(unicodedata.normalize, 'NFC')
+    named = Counter(nfc(f.name) for f in files)
+    return ({nfc(f.name): f for f in files if named[nfc(f.name)] == 1}
+            | {nfc(f.relative_to(path).as_posix()): f for f in files}), named
+
 class Relabelled(Transform):
-    "A label function, corrected for some files. `ValueError` for a name that no picture of the folder has."
+    "A label function, corrected for some pictures. `ValueError` for a key that means no picture, or several."
     def __init__(self,
         labeller, # function from a file to its label
-        labels:dict, # from a file's name to its label
-        files, # the pictures that there are
+        labels:dict, # from a picture's path below `path`, or its name where no other has it, to its label
+        path, # folder of the pictures
+        files, # the pictures in it
     ):
-        unknown = sorted(set(labels) - {f.name for f in files})
-        if unknown:
-            raise ValueError(f'labels: {unknown[0]} is no picture of this folder ({len(unknown)} such names); '
-                             f'give names of files, such as {files[0].name}')
         super().__init__()
-        self.labeller, self.labels = labeller, dict(labels)
+        known, named = _by_key(path, files)
+        keys = {k: unicodedata.normalize('NFC', Path(k).as_posix()) for k in labels}
+        unknown = sorted(map(str, (k for k in labels if keys[k] not in known)))
+        if unknown:
+            several = named.get(unknown[0], 0)
+            trouble = f'is the name of {several} pictures' if several else 'is no picture of this folder'
+            raise ValueError(f'labels: {unknown[0]} {trouble} ({len(unknown)} such keys); '
+                             f'give paths below the folder, such as {files[0].relative_to(path).as_posix()}')
+        self.labeller = labeller
+        self.labels = {_identity(known[keys[k]]): label for k, label in labels.items()}
 
-    def encodes(self, file): return self.labels.get(Path(file).name) or self.labeller(file)
+    def encodes(self, file): return self.labels.get(_identity(file)) or self.labeller(file)
 
-# %% ../nbs/workshop/16_labels.ipynb #96224f57
+# %% ../nbs/workshop/16_labels.ipynb #aebfb78b
 def splitter_for(
     path, # folder of pictures
     seed=42, # of the random split, where the folder declares none
     files=None, # its pictures, where they are listed already
 ): # fastai splitter: from files to the indices of training and validation pictures
-    "Who is held back: as `labels.csv` declares, else a random fifth. `ValueError` names a picture that the table lacks."
-    table = Path(path)/'labels.csv'
+    "Who is held back: as `labels.csv` declares, else a random fifth. `ValueError` names a picture without a row."
+    table = Path(path).expanduser()/'labels.csv'
     rows = pd.read_csv(table) if table.exists() else pd.DataFrame()
     if not {'name', 'split'} <= set(rows.columns): return RandomSplitter(valid_pct=.2, seed=seed)
     split = rows.set_index('name')['split']
@@ -115,7 +135,7 @@ def splitter_for(
                          'add a row for each picture, or delete the table and a random fifth is held back')
     return FuncSplitter(lambda f: split[f.name] == 'valid')
 
-# %% ../nbs/workshop/16_labels.ipynb #e765676a
+# %% ../nbs/workshop/16_labels.ipynb #999c03a5
 def _reason(error): return str(error).split(': ', 1)[1].split(';')[0]
 
 def _labels_of(path, files):
@@ -134,7 +154,7 @@ def _labels_of(path, files):
 def check_images(
     path, # folder of pictures
     labels:bool=True, # also say which pictures have no label, by `breed_of` or the folder of their class?
-) -> pd.DataFrame: # one row a trouble: file (below `path`), problem, detail, remedy, usable (may training use the file?)
+) -> pd.DataFrame: # a row for each trouble: file (below `path`), problem, detail, remedy, usable (for training?)
     """All that the files of a folder have to say before a training; empty where nothing is wrong.
 
     A file may have several rows. Unreadable, cut, empty, huge, tiny, animated, blank and odd files, wrong suffixes,

@@ -127,7 +127,7 @@ def interval(
     total:int, # out of how many
     z=1.96, # standard errors; 1.96 covers 95 %
 ) -> tuple: # low and high, as shares
-    "Wilson's interval for a share. `ValueError` where not 0 <= `wrong` <= `total`, or where `total` is 0. Source: Wilson (1927)."
+    "Wilson's interval (1927) for a share. `ValueError` unless 0 <= `wrong` <= `total` and `total` > 0."
     if not 0 <= wrong <= total or total == 0:
         raise ValueError(f'wrong={wrong}, total={total}: 0 <= wrong <= total and total > 0 are expected')
     p, k = wrong/total, z*z/total
@@ -174,8 +174,8 @@ def _paired(a, b):
 
 # %% ../nbs/workshop/20_lesson.ipynb #d1ff0008
 class Differences:
-    """Paired differences of two arms: `values`, `mean`, `low` and `high` (95 %), `wins`, `ties`, `losses`, `n`, `verdict`,
-    `text` (one line).
+    """Paired differences of two arms: `values`, `mean`, `low` and `high` (95 %), `wins`, `ties`, `losses`, `n`,
+    `verdict` (a word) and `text` (a line).
 
     `plot()` draws them. The values are in points where the unit is '%', else in the unit."""
     def __init__(self, values, names=('treatment', 'baseline'), unit='%', margin=None):
@@ -214,22 +214,25 @@ def differences(
     by='seed', # the column, or columns, by which runs are paired
     unit='%', # '%': values are shares, differences are in percentage points; else differences are in this unit
     margin:float=None, # in points (or `unit`): how much worse would still count as "no worse"; fix it before the runs
+    names:tuple=None, # of treatment and baseline, for texts and figures; with `runs` the arms' own
 ) -> Differences: # treatment minus baseline; below zero is better
     "Compare two arms pair by pair. `ValueError` where a seed is missing in one arm, there twice, or without a value."
-    names = (treatment, baseline) if runs is not None else ('treatment', 'baseline')
     if runs is not None:
-        if lost := [n for n in names if n not in set(runs['arm'])]:
+        names = names or (treatment, baseline)
+        if lost := [n for n in (treatment, baseline) if n not in set(runs['arm'])]:
             raise ValueError(f'no arm "{lost[0]}" in these runs; there are {", ".join(map(str, runs["arm"].unique()))}')
-        treatment, baseline = (runs[runs['arm'] == n].drop(columns='arm') for n in names)
+        treatment, baseline = (runs[runs['arm'] == n].drop(columns='arm') for n in (treatment, baseline))
     a, b = _paired(_by_seed(treatment, value, by), _by_seed(baseline, value, by))
-    return Differences((a - b)*(100 if unit == '%' else 1), names, unit, margin)
+    return Differences((a - b)*(100 if unit == '%' else 1), names or ('treatment', 'baseline'), unit, margin)
 
 # %% ../nbs/workshop/20_lesson.ipynb #d1ff0010
 def _axis_label(differences, at_least):
     measure, = {d.measure for d in differences}
-    baselines = {d.names[1] for d in differences}
-    name = baselines.pop() if len(baselines) == 1 else 'its baseline'
-    return f'minus {name}{f", in {measure}" if measure else ""} (left: better; grey: less than {at_least:g})'
+    treatments, baselines = ({d.names[i] for d in differences} for i in (0, 1))
+    treatment = treatments.pop() if len(treatments) == 1 else 'each'
+    baseline = baselines.pop() if len(baselines) == 1 else 'its baseline'
+    arms = f'{treatment} minus {baseline}'
+    return f'{arms}{f", in {measure}" if measure else ""} (left: better; grey: less than {at_least:g})'
 
 def plot_differences(
     data:dict, # a name for each `Differences`

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CourseData', 'course_data', 'pet_block', 'table_block', 'pet_dls']
 
-# %% ../nbs/workshop/17_loaders.ipynb #c5d07ae9
+# %% ../nbs/workshop/17_loaders.ipynb #c9633d66
 __doc__ = """Loaders for a folder of pictures, and what the chapters train on.
 
     from ch5clf.loaders import course_data, pet_dls
@@ -21,7 +21,7 @@ from .photos import problem_of, usable_images
 from .places import quiet_imports
 from .presize import PresizeDL, presize_store
 
-# %% ../nbs/workshop/17_loaders.ipynb #fea993e3
+# %% ../nbs/workshop/17_loaders.ipynb #daa35112
 with quiet_imports():
     from fastai.data.block import CategoryBlock, DataBlock
     from fastai.data.core import DataLoaders
@@ -30,7 +30,7 @@ with quiet_imports():
     from fastai.vision.augment import Resize, aug_transforms
     from fastai.vision.data import ImageBlock
 
-# %% ../nbs/workshop/17_loaders.ipynb #1d1a9126
+# %% ../nbs/workshop/17_loaders.ipynb #ab79a0ef
 @dataclass
 class CourseData:
     "What a chapter trains on, and its budget."
@@ -49,7 +49,7 @@ _budgets = dict(
     pets=dict(epochs=2, sizes=dict(size=224, presize=460, bs=64)),
     own=dict(epochs=3, sizes=dict(size=128, presize=160, bs=32)))
 
-# %% ../nbs/workshop/17_loaders.ipynb #473bbb60
+# %% ../nbs/workshop/17_loaders.ipynb #aeb13a56
 def _own(chosen):
     "The folder of the reader's own pictures, after a look at it."
     path, remedy = Path(chosen).expanduser(), 'give the absolute path of a folder of pictures, or "sample" or "pets"'
@@ -75,7 +75,7 @@ def course_data() -> CourseData: # path, kind and budget
     if chosen.casefold() == 'pets': return CourseData(untar_data(URLs.PETS)/'images', 'pets', **_budgets['pets'])
     return CourseData(_own(chosen), 'own', **_budgets['own'])
 
-# %% ../nbs/workshop/17_loaders.ipynb #bfa1172e
+# %% ../nbs/workshop/17_loaders.ipynb #19887aa1
 def _two_steps(size, presize):
     return dict(item_tfms=Resize(presize), batch_tfms=aug_transforms(size=size, min_scale=.75))
 
@@ -86,7 +86,7 @@ def pet_block(
     seed=42, # of the random split, where the folder has none of its own
 ) -> DataBlock:
     "The recipe from files to batches: fastai's own pipeline. Source: 00, section 3."
-    path = Path(path)
+    path = Path(path).expanduser()
     return DataBlock(blocks=(ImageBlock, CategoryBlock), get_items=get_image_files, get_y=labeller_for(path),
                      splitter=splitter_for(path, seed), **_two_steps(size, presize))
 
@@ -101,7 +101,7 @@ def table_block(
     return DataBlock(blocks=(ImageBlock, CategoryBlock), get_x=lambda row: images/row['name'], get_y=ColReader(label),
                      splitter=ColSplitter('split', on='valid'), **_two_steps(size, presize))
 
-# %% ../nbs/workshop/17_loaders.ipynb #3db4378f
+# %% ../nbs/workshop/17_loaders.ipynb #fdd5cc2a
 def _without_unreadable(files, problems):
     "Training goes on without pictures that cannot be read, after naming them."
     if not problems: return files
@@ -118,7 +118,7 @@ def _check_parts(path, files, parts, labeller):
         raise ValueError(f'{path}: {len(train)} pictures to train on and {len(valid)} held back{holds}; '
                          'at least 5 pictures of each class are needed')
 
-# %% ../nbs/workshop/17_loaders.ipynb #0b7736bd
+# %% ../nbs/workshop/17_loaders.ipynb #244d2fb7
 def pet_dls(
     path, # folder of pictures: `Breed_name_12.jpg`, or a folder for each class
     size=128, # pixels a side of the pictures that the model sees
@@ -126,7 +126,7 @@ def pet_dls(
     bs=32, # pictures in a batch
     seed=42, # of the random split, where the folder has none of its own
     cached=True, # decoded once, one interpolation (`ch5clf.presize`); False: fastai's own pipeline, as `pet_block`
-    labels=None, # dict from a file's name to its label, for those that are not what name or folder say
+    labels=None, # corrections: dict from a picture's path below `path` (or its name, if no other has it) to its label
     num_workers=0, # processes that load; with 0 two runs with one seed are equal
     **kwargs, # for fastai's `DataBlock.dataloaders`
 ) -> DataLoaders: # batches: pictures (bs, 3, size, size) in 0..1, labels (bs,)
@@ -139,15 +139,16 @@ def pet_dls(
 
     `ValueError` for `presize` below `size`, for no pictures or too few of a class, and for files without a label,
     which it names; unreadable ones are named and left out."""
-    path = Path(path)
+    path = Path(path).expanduser()
     if presize < size:
         raise ValueError(f'presize={presize}, size={size}: presize must be at least size, or pictures are enlarged; '
                          f'take presize={round(size*1.25)}')
     files = usable_images(path, decode=not cached)
     if not files:
-        raise ValueError(f'{path}: no pictures in this folder; expected Breed_name_12.jpg files, or a folder for each class')
+        raise ValueError(f'{path}: no pictures in this folder; '
+                         'expected Breed_name_12.jpg files, or a folder for each class')
     labeller, splitter = labeller_for(path, files), splitter_for(path, seed, files)
-    if labels: labeller = Relabelled(labeller, labels, files)
+    if labels: labeller = Relabelled(labeller, labels, path, files)
     if cached:
         store = presize_store(files, presize)
         files = _without_unreadable(files, store.problems)

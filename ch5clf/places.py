@@ -13,7 +13,7 @@ __doc__ = """Where ch5clf keeps things: drawn and presized pictures, and the rea
     cache_folder(), progress_folder()       # two folders, moved by CH5CLF_CACHE and CH5CLF_PROGRESS
     progress.read()['bets']                 # what is known; `progress.change(step)` changes it
 """
-import json, os, platform, threading, time, warnings
+import errno, json, os, platform, threading, time, warnings
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
@@ -26,23 +26,30 @@ def is_test() -> bool: # nbdev_test sets IN_TEST, CI services set CI
     return _flag('IN_TEST') or _flag('CI')
 
 def cache_folder() -> Path: # created when something is stored in it
-    "Where drawn and presized pictures are kept: `CH5CLF_CACHE`, or the user's cache folder. `RuntimeError` for the home of an unknown user."
+    """Where drawn and presized pictures are kept: `CH5CLF_CACHE`, or the user's cache folder.
+
+    `RuntimeError` for the home of an unknown user."""
     from platformdirs import user_cache_path
-    return Path(os.environ.get('CH5CLF_CACHE', '').strip() or user_cache_path('ch5clf', appauthor=False)).expanduser()
+    moved = os.environ.get('CH5CLF_CACHE', '').strip()
+    return Path(moved or user_cache_path('ch5clf', appauthor=False)).expanduser()
 
 def progress_folder() -> Path | None: # None in a test run: everything stays in memory
-    "Where bets, findings and answers are kept: `CH5CLF_PROGRESS`, or the user's data folder. `RuntimeError` for the home of an unknown user."
+    """Where bets, findings and answers are kept: `CH5CLF_PROGRESS`, or the user's data folder.
+
+    `RuntimeError` for the home of an unknown user."""
     if moved := os.environ.get('CH5CLF_PROGRESS', '').strip(): return Path(moved).expanduser()
     if is_test() or os.environ.get('PYTEST_CURRENT_TEST'): return None
     from platformdirs import user_data_path
-    return user_data_path('ch5clf', appauthor=False)
+    return user_data_path('ch5clf', appauthor=False).expanduser() # without a home it begins with ~
 
 # %% ../nbs/workshop/10_places.ipynb #9df5dc02
 def write_atomic(
     path, # file to write; its folder must exist
     data:str|bytes, # text is written as UTF-8
 ):
-    "Write all of `data` or nothing: whoever reads the file finds the old or the new one. `OSError` names `path`, and nothing is left behind."
+    """Write all of `data` or nothing: whoever reads the file finds the old or the new one.
+
+    `OSError` names `path`, and nothing is left behind."""
     path = Path(path)
     new = path.with_name(f'.{path.name}.{os.getpid()}-{threading.get_ident()}.tmp')
     try:
@@ -79,8 +86,8 @@ def sweep(
 # %% ../nbs/workshop/10_places.ipynb #4acc3b59
 VERSION = 1 # of progress.json; a file with a higher one is not touched
 _SECTIONS = dict(questions=dict, disagreements=list, bets=dict, findings=dict)
-_ANSWER = dict(tries=int, hints=int, solution=bool, state=str, last=(int, float), best=(int, float), own=(int, float), by=str,
-               first=str, when=str)
+_ANSWER = dict(tries=int, hints=int, solution=bool, state=str, by=str, first=str, when=str,
+               last=(int, float), best=(int, float), own=(int, float))
 
 class _Newer(OSError): "The file was written by a later version of the course."
 
@@ -104,7 +111,8 @@ def _parsed(path):
 def _load(path):
     "Progress from a file; empty where there is none; None where it is damaged. `_Newer` for a later version's."
     data = _parsed(path) if path.exists() else _empty() | dict(bets=None, findings=None)
-    if isinstance(data, dict) and type(data.get('version')) is int and data['version'] > VERSION: raise _Newer(0, 'newer')
+    later = isinstance(data, dict) and type(data.get('version')) is int and data['version'] > VERSION
+    if later: raise _Newer(0, 'newer')
     for name in ('bets', 'findings'):
         if isinstance(data, dict) and data.get(name) is None:
             old = path.with_name(f'{name}.json')
@@ -113,13 +121,26 @@ def _load(path):
             data[name] = {k: e for k, e in entries.items() if isinstance(e, dict)} if isinstance(entries, dict) else {}
     return _empty() | data if _is_progress(data) else None
 
+# %% ../nbs/workshop/10_places.ipynb #9d41aaa5
+def _try_lock(path):
+    "`OSError` at once where the file system has no locks: filelock would wait for one, or bar the way with a file."
+    try: import fcntl
+    except ImportError: return # Windows has them everywhere
+    with open(path, 'ab') as f:
+        try: fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as e:
+            if e.errno not in (errno.EACCES, errno.EAGAIN, errno.EWOULDBLOCK): raise # these: somebody has it
+
 # %% ../nbs/workshop/10_places.ipynb #5ee6da16
 class Progress:
     """The reader's progress: `read()` it whole, `change(step)` it by a function that changes the data in place.
 
     Neither ever raises on account of a disk. `take_notice()` gives, once, what the reader should know of it."""
-    def __init__(self): self._guard, self._told, self._notices = threading.RLock(), set(), []; self._forget(None)
-    def _forget(self, folder): self._folder, self._waiting, self._memory, self._later = folder, [], _empty(), 0.
+    def __init__(self):
+        self._guard, self._told, self._notices = threading.RLock(), set(), []
+        self._forget(None)
+    def _forget(self, folder):
+        self._folder, self._waiting, self._memory, self._later, self._lockable = folder, [], _empty(), 0., False
     def _tell(self, key, en, ko):
         if key in self._told: return
         self._told.add(key)
@@ -133,13 +154,16 @@ class Progress:
     def change(self,
         step=None, # function of the data (a dict of sections) that changes it in place
     ):
-        "Apply `step` to the file; if that cannot be done, to memory."
+        "Apply `step` to the file; if that cannot be done, to memory. A step that raises is not tried again."
         with self._guard:
             folder = self._place()
             if step: self._waiting.append(step)
             if folder is None or time.monotonic() < self._later: return self._in_memory(step)
             try: self._on_disk(folder)
             except (OSError, NotImplementedError) as e: self._without_disk(folder, step, e)
+            except Exception:
+                if step in self._waiting: self._waiting.remove(step)
+                raise
     def read(self) -> dict: # {'version': 1, 'questions': {}, 'disagreements': [], 'bets': {}, 'findings': {}}
         "What is known now, from the file or from memory. Makes no file."
         with self._guard:
@@ -153,8 +177,9 @@ class Progress:
     def _place(self):
         try: folder = progress_folder()
         except RuntimeError as e:
-            self._tell(str(e), f'CH5CLF_PROGRESS: {e} Progress is kept in memory until the kernel stops.',
-                       f'CH5CLF_PROGRESS: {e} 커널이 멈출 때까지 진행 기록은 메모리에만 남아요.')
+            self._tell(str(e), f'Where to keep your progress is not known: {e} Progress is kept in memory until the '
+                       'kernel stops. CH5CLF_PROGRESS names a folder.', f'진행 기록을 둘 곳을 알 수 없어요: {e} '
+                       '커널이 멈출 때까지 메모리에만 남아요. CH5CLF_PROGRESS로 폴더를 정할 수 있어요.')
             folder = None
         if folder != self._folder: self._forget(folder)
         return folder
@@ -162,29 +187,33 @@ class Progress:
         from filelock import FileLock
         path = folder/'progress.json'
         folder.mkdir(parents=True, exist_ok=True)
+        if not self._lockable: _try_lock(folder/'progress.lock')
+        self._lockable = True
         with FileLock(folder/'progress.lock', timeout=10):
             sweep(folder, '.progress.json.*')
             data = _load(path)
             if data is None:
                 self._set_aside(path)
-                data = _empty()
+                data = _load(path) # there is none now, but early editions' files may lie beside it
             for step in self._waiting: step(data)
             if self._waiting: write_atomic(path, json.dumps(data, indent=1))
             self._waiting, self._memory = [], data
     def _set_aside(self, path):
         aside = path.with_name(f'progress-damaged-{datetime.now():%Y%m%d-%H%M%S-%f}.json')
         os.replace(path, aside)
-        self._tell(str(aside), f'Your progress file could not be read. It was set aside as {aside}, and a new one begun.',
+        self._tell(str(aside),
+                   f'Your progress file could not be read. It was set aside as {aside}, and a new one begun.',
                    f'진행 기록 파일을 읽을 수 없었어요. {aside} 이름으로 옮겨 두고 새로 시작했어요.')
     def _without_disk(self, folder, step, error):
         from filelock import Timeout
         if len(self._waiting) == bool(step): # the first failure: begin with what can still be read
             with suppress(OSError): self._memory = _load(folder/'progress.json') or _empty()
-        if isinstance(error, Timeout): self._later = time.monotonic() + 60 # a reader does not wait ten seconds for each click
+        if isinstance(error, Timeout): self._later = time.monotonic() + 60 # nobody waits ten seconds for each click
         if isinstance(error, _Newer): why = 'it was written by a newer version of the course', '더 새로운 버전의 코스가 쓴 파일이에요'
         elif isinstance(error, Timeout): why = 'another program holds its lock', '다른 프로그램이 잠그고 있어요'
         else: why = (getattr(error, 'strerror', None) or str(error) or type(error).__name__,)*2
-        self._tell(f'write {folder}', f"Progress can't be saved in {folder} ({why[0]}). It is kept in memory until the kernel stops.",
+        self._tell(f'write {folder}',
+                   f"Progress can't be saved in {folder} ({why[0]}). It is kept in memory until the kernel stops.",
                    f'{folder} 폴더에 진행 기록을 저장할 수 없어요({why[1]}). 커널이 멈출 때까지 메모리에만 남아요.')
         self._in_memory(step)
 
@@ -197,9 +226,11 @@ class Section:
         name:str, # 'bets' or 'findings'
     ):
         self.name = name.removesuffix('.json')
-        if _SECTIONS.get(self.name) is not dict: raise ValueError(f'{name}: no section of progress.json; there are bets, findings, questions')
+        if _SECTIONS.get(self.name) is not dict:
+            raise ValueError(f'{name}: no section of progress.json; there are bets, findings, questions')
     def read(self) -> dict: return dict(progress.read()[self.name]) # entries by key
-    def write(self, key:str, entry:dict): progress.change(lambda data: data[self.name].update({str(key): entry})) # keeps the others
+    def write(self, key:str, entry:dict): # keeps the others
+        progress.change(lambda data: data[self.name].update({str(key): entry}))
 
 # %% ../nbs/workshop/10_places.ipynb #68934b1f
 def versions(

@@ -4,7 +4,16 @@ import tempfile
 # Tests never touch the real progress file, however pytest is started.
 os.environ['CH5CLF_PROGRESS'] = tempfile.mkdtemp(prefix='ch5clf-tests-')
 for name in ('CH5CLF_DATA', 'CH5CLF_LANG'): os.environ.pop(name, None)
+SLOW = 30 # seconds
 
 
 def pytest_configure(config):
     config.addinivalue_line('markers', 'slow: takes more than half a minute, or wants Linux, a browser or the network')
+
+
+def pytest_terminal_summary(terminalreporter):
+    "Say which tests took long without the mark. No test fails for it: machines differ."
+    reports = [r for rs in terminalreporter.stats.values() for r in rs if hasattr(r, 'duration') and hasattr(r, 'keywords')]
+    for r in reports:
+        if r.when == 'call' and r.duration > SLOW and 'slow' not in r.keywords:
+            terminalreporter.write_line(f'{r.nodeid} took {r.duration:.0f} s: mark it with @pytest.mark.slow')

@@ -13,18 +13,15 @@ import unicodedata
 import warnings
 import zipfile
 import zlib
-from copy import deepcopy
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-import torch
-from ch5clf import data, photos
-from ch5clf.data import check_images, suspicious_labels
+from ch5clf import photos, pictures
+from ch5clf.data import check_images
 from ch5clf.photos import problem_of, usable_images
-from fastai.vision.all import BCEWithLogitsLossFlat, CategoryBlock, DataBlock, ImageBlock, ImageDataLoaders, Learner, MultiCategoryBlock, Resize, aug_transforms, get_image_files, get_random_states, parent_label, IndexSplitter
 from ch5clf.presize import presize_store
 from PIL import Image
 
@@ -260,7 +257,7 @@ def test_names_that_are_no_text(tmp_path):
 def test_not_permitted(tmp_path, monkeypatch):
     picture(np.random.default_rng(3)).save(tmp_path/'Shy_cat_1.jpg')
     def refuse(*args): raise PermissionError(13, 'Permission denied')
-    monkeypatch.setattr(photos, 'open', refuse, raising=False)  # root may read everything
+    monkeypatch.setattr(pictures, 'open', refuse, raising=False)  # root may read everything
     assert check_images(tmp_path).problem.tolist() == ['not permitted']
     monkeypatch.undo()
     if os.name == 'nt' or not os.geteuid(): return
@@ -327,8 +324,8 @@ def test_labels(tmp_path):
 def test_heic(tmp_path, monkeypatch):
     file = tmp_path/'Phone_cat_1.heic'
     file.write_bytes(b'\0\0\0\x18ftypheic\0\0\0\0mif1heic' + struct.pack('>I4s', 40, b'mdat') + bytes(32))
-    reads = photos._reads
-    monkeypatch.setattr(photos, '_reads', lambda kind: kind != 'HEIF' and reads(kind))
+    reads = pictures.reads
+    monkeypatch.setattr(pictures, 'reads', lambda kind: kind != 'HEIF' and reads(kind))
     assert 'pip install pillow-heif' in problem_of(file)
     monkeypatch.undo()
     pillow_heif = pytest.importorskip('pillow_heif')
@@ -357,7 +354,7 @@ def test_two_checks_at_once_leave_the_filters_alone(two_hundred):
 
 
 def test_pillows_log_is_silent_while_we_look(caplog):
-    with photos._quietly(): logging.getLogger('PIL.TiffImagePlugin').error('more samples than can be decoded')
+    with pictures.quietly(): logging.getLogger('PIL.TiffImagePlugin').error('more samples than can be decoded')
     assert not caplog.records and logging.getLogger('PIL').level < logging.CRITICAL
 
 
@@ -372,65 +369,3 @@ def test_two_troubles_of_one_file_are_both_told(tmp_path):
     (tmp_path/'Cat_1.jpg').write_bytes(b[:len(b)//2])
     table = check_images(tmp_path)
     assert table.problem.tolist() == ['truncated', 'wrong suffix'] and not table.usable.any()
-
-
-RED = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.BatchNorm1d(3), torch.nn.Dropout(.5), torch.nn.Linear(3, 2))
-
-
-@pytest.fixture
-def coloured(tmp_path):
-    "Twenty red and twenty blue pictures; three red ones lie in the blue folder. And a model that sees the redness."
-    rng = np.random.default_rng(11)
-    for i in range(40):
-        red, where = i % 2, 'blue' if i in (1, 7, 33) else ('blue', 'red')[i % 2]
-        (tmp_path/where).mkdir(exist_ok=True)
-        Image.fromarray(rng.integers(0, 60, (40, 50, 3), dtype=np.uint8) + np.array([150*red, 0, 150*(1-red)], np.uint8)).save(tmp_path/where/f'{i}.png')
-    model = deepcopy(RED)
-    with torch.no_grad():
-        model[4].weight.copy_(torch.tensor([[-9., 0, 9], [9, 0, -9]])); model[4].bias.zero_()
-    return tmp_path, model.train()
-
-
-def loaders(path, **kwargs):
-    return DataBlock((ImageBlock, CategoryBlock), get_items=lambda p: get_image_files(p).sorted(), get_y=parent_label, splitter=IndexSplitter(range(0, 40, 4)),
-                     item_tfms=Resize(32), batch_tfms=aug_transforms(size=24, min_scale=.5)).dataloaders(path, bs=7, num_workers=0, **kwargs)
-
-
-def test_wrong_labels_come_first_and_the_learner_stays_as_it_was(coloured):
-    path, model = coloured
-    learn = Learner(loaders(path), model, path=path)
-    before, states, attributes = deepcopy(model.state_dict()), get_random_states(), set(vars(learn))
-    table = suspicious_labels(learn, ds_idx=None)
-    assert {f.name for f in table.file[:3]} == {'1.png', '7.png', '33.png'} and (table.prediction[:3] == 'red').all() and (table.label[:3] == 'blue').all()
-    assert list(table) == ['file', 'label', 'prediction', 'probability', 'loss', 'rank', 'part'] and len(table) == 40 and table['rank'].tolist() == list(range(1, 41))
-    assert Counter(table.part) == {'train': 30, 'valid': 10} and table.loss.is_monotonic_decreasing
-    assert np.allclose(np.exp(-table.loss), table.probability) and all(parent_label(f) == l for f, l in zip(table.file, table.label))
-    assert suspicious_labels(learn, None).equals(table) and suspicious_labels(learn, None, k=4).equals(table[:4])  # no augmentation
-    now = get_random_states()
-    assert all(torch.equal(v, now[k]) if isinstance(v, torch.Tensor) else str(v) == str(now[k]) for k, v in states.items())
-    assert all(m.training for m in model.modules()) and all(torch.equal(v, before[k]) for k, v in model.state_dict().items()) and set(vars(learn)) == attributes
-    with learn.no_bar(): probs, targets = learn.get_preds(dl=learn.dls.test_dl(learn.dls.train_ds.items, with_labels=True))
-    train = suspicious_labels(learn, 0)
-    assert np.allclose(np.sort(probs[range(30), targets].numpy()), np.sort(train.probability), atol=1e-6) and set(train.part) == {'train'}
-    assert learn.dls.train_ds.split_idx == 0
-
-
-def test_suspicious_labels_of_a_table_and_of_several_labels(coloured):
-    path, model = coloured
-    files = get_image_files(path).sorted()
-    df = pd.DataFrame(dict(name=[f.relative_to(path).as_posix() for f in files], label=[f.parent.name for f in files]))
-    dls = ImageDataLoaders.from_df(df, path, fn_col='name', label_col='label', item_tfms=Resize(24), bs=8, num_workers=0, seed=1)
-    table = suspicious_labels(Learner(dls, model, path=path), None)
-    assert {Path(f).name for f in table.file[:3]} == {'1.png', '7.png', '33.png'} and all(Path(f).exists() for f in table.file)
-    several = DataBlock((ImageBlock, MultiCategoryBlock), get_items=get_image_files, get_y=lambda f: [f.parent.name], item_tfms=Resize(24)).dataloaders(path, bs=8, num_workers=0)
-    model.train()
-    with pytest.raises(ValueError, match='one label each'): suspicious_labels(Learner(several, model, loss_func=BCEWithLogitsLossFlat(), path=path))
-    assert model.training
-
-
-def test_suspicious_labels_of_the_course_loaders(coloured, tmp_path, monkeypatch):
-    monkeypatch.setenv('CH5CLF_CACHE', str(tmp_path/'.cache'))
-    path, model = coloured
-    table = suspicious_labels(Learner(data.pet_dls(path, size=32, presize=40, bs=8), model, path=path), None)
-    assert {Path(f).name for f in table.file[:3]} == {'1.png', '7.png', '33.png'} and len(table) == 40
-    assert all(Path(f).parent.name == l for f, l in zip(table.file, table.label))

@@ -1,4 +1,4 @@
-"""ch5clf.deeper: what a notebook cannot test. Faults in the middle of a step, states bit for bit, devices that are not here."""
+"""ch5clf.memory, precision, growth: what a notebook cannot test. Faults in the middle of a step, states bit for bit, devices that are not here."""
 import copy
 import math
 import random
@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from fastai.callback.core import Callback
 from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.training import GradientAccumulation, GradientClip
 from fastai.data.core import DataLoaders
@@ -15,7 +16,7 @@ from fastai.learner import Learner
 from fastai.optimizer import Adam, OptimWrapper
 from torch import nn
 
-from ch5clf import deeper
+from ch5clf import growth, memory, precision
 from ch5clf.deeper import AutoPrecision, TimeBudget, anatomy, grow, largest_batch, mixed_precision, training_memory
 
 cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason='no CUDA device here')
@@ -91,7 +92,7 @@ def test_multiply_adds_by_hand(size):
 def test_anatomy_agrees_with_real_tensors():
     model = Small()
     x = torch.randn(2, 3, 20, 20)
-    with deeper._kept(model) as kept: model(x)
+    with memory.kept_for_backward(model) as kept: model(x)
     assert anatomy(model, 20).activations_MB.iloc[0] == sum(kept.values())/2e6
 
 
@@ -124,11 +125,11 @@ def test_forward_is_half_and_loss_is_float32(dtype):
 
 
 def test_choice_on_a_cpu_says_why(monkeypatch, capsys):
-    monkeypatch.setattr(deeper, '_cpu_units', lambda: [])
+    monkeypatch.setattr(precision, 'cpu_units', lambda: [])
     cb = mixed_precision(learner())
     assert cb.dtype == torch.float32 and 'no bfloat16 units' in repr(cb) and repr(cb) in capsys.readouterr().out
     assert 'cost time' in mixed_precision(learner(), torch.bfloat16).why
-    monkeypatch.setattr(deeper, '_cpu_units', lambda: ['amx_bf16'])
+    monkeypatch.setattr(precision, 'cpu_units', lambda: ['amx_bf16'])
     cb = mixed_precision(learner())
     assert cb.dtype == torch.bfloat16 and 'amx_bf16' in cb.why
 
@@ -138,11 +139,11 @@ def test_choice_on_devices_that_are_not_here(monkeypatch):
         monkeypatch.setattr(torch.cuda, 'is_bf16_supported', lambda including_emulation=True: including_emulation or fast)
         monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda: capability)
         monkeypatch.setattr(torch.cuda, 'get_device_name', lambda: 'a card')
-        chosen, why = deeper._precision_for('cuda', None)
+        chosen, why = precision.precision_for('cuda', None)
         assert chosen == dtype and says in why
-    with pytest.raises(ValueError, match='a card has no bfloat16 units; take dtype=torch.float16'): deeper._precision_for('cuda', torch.bfloat16)
-    assert deeper._precision_for('mps', None)[0] == torch.float16
-    assert deeper._precision_for('meta', None)[0] == torch.float32
+    with pytest.raises(ValueError, match='a card has no bfloat16 units; take dtype=torch.float16'): precision.precision_for('cuda', torch.bfloat16)
+    assert precision.precision_for('mps', None)[0] == torch.float16
+    assert precision.precision_for('meta', None)[0] == torch.float32
 
 
 @pytest.mark.parametrize('bad', [torch.int8, 'half precision', 16])
@@ -200,6 +201,116 @@ def test_updates_with_infinite_gradients_are_left_out():
     assert cb.skipped == 1 and all(p.isfinite().all() for p in learn.model.parameters())
 
 
+def small_set(n, lr, epochs=2, times=300.):
+    "A learner on few pictures whose gradients are large, trained in float16; its callback."
+    learn = learner(Unbounded())
+    learn.dls.train.dataset[:] = [(x*times, y) for x, y in learn.dls.train.dataset[:n]]
+    learn.dls.train.n = n
+    cb = mixed_precision(learn, torch.float16)
+    before = [p.detach().clone() for p in learn.model.parameters()]
+    learn.fit(epochs, lr)
+    return learn, cb, [not torch.equal(a, b) for a, b in zip(before, learn.model.parameters())]
+
+
+class Unbounded(Small):
+    "No batch-norm, so that gradients grow with the pictures."
+    def forward(self, x):
+        c = self.conv(x)
+        self.seen.append((c.dtype, self.training, torch.is_grad_enabled()))
+        return self.head(F.relu(c).mean((2, 3)))
+
+
+@pytest.mark.parametrize('n', [8, 16, 32])
+@pytest.mark.parametrize('times', [1., 100., 1000., 10000.])
+def test_a_small_set_trains_from_the_first_update_on(n, times, capsys):
+    learn, cb, moved = small_set(n, 1e-7, times=times)
+    assert cb.updates == 2*(n//8) and cb.skipped <= cb.updates//8, 'a scale of 65,536 loses every one of the first updates'
+    assert any(moved) and 0 < cb.scale <= 2**16
+    assert 'left out' not in capsys.readouterr().out
+
+
+def test_the_scale_is_kept_between_fits(monkeypatch):
+    learn, cb, _ = small_set(16, 1e-7, times=1000.)
+    first, tries = cb.scale, []
+    assert first < 2**16
+    monkeypatch.setattr(precision, 'first_scale', lambda *a: tries.append(a) or 2.**16)
+    for _ in range(3):
+        learn.fit(1, 1e-7)
+        assert cb.scale == first and cb.skipped == 0 and not tries
+    cb = mixed_precision(learn, torch.float16)
+    learn.fit(1, 1e-7)
+    assert len(tries) == 1 and cb.skipped == 2, 'a new callback looks anew'
+
+
+@pytest.mark.parametrize('every, says', [(1, 'FloatingPointError'), (2, True), (5, True), (10, False), (11, False)])
+def test_too_many_skipped_updates_are_said(every, says, capsys):
+    learn, n = learner(), 0
+    cb, loss_func = mixed_precision(learn, torch.float16), learn.loss_func
+    def at_times_infinite(p, y):
+        nonlocal n
+        n += learn.model.training
+        return loss_func(p, y)*(math.inf if learn.model.training and n % every == 0 else 1)
+    learn.loss_func = at_times_infinite
+    capsys.readouterr()
+    if every == 1:
+        with pytest.raises(FloatingPointError): learn.fit(10, 1e-3)
+        return
+    learn.fit(8, 1e-3)
+    assert cb.updates == 40 and cb.skipped == 40//every
+    assert (f'{cb.skipped} of 40 updates were left out' in capsys.readouterr().out) is says
+    with learn.no_logging(): learn.fit(8, 1e-3)
+    assert 'left out' not in capsys.readouterr().out and cb.skipped == 80//every - 40//every, 'asked to be silent'
+
+
+@pytest.mark.parametrize('where', ['before_step', 'step', 'zero_grad'])
+@pytest.mark.parametrize('error', [KeyboardInterrupt, ValueError])
+def test_interrupted_between_scaling_and_update(where, error):
+    "The scaler of an interrupted fit refuses to go on; the next fit must not notice."
+    learn = learner()
+    cb = mixed_precision(learn, torch.float16)
+    learn.fit(1, 1e-3)
+    scale = cb.scale
+    class Fault(Callback):
+        order = cb.order + 1
+        def before_step(self):
+            if where == 'before_step': raise error('x')
+    real = getattr(learn.opt, where, None)
+    def fault(*args): raise error('x')
+    if real: setattr(learn.opt, where, fault)
+    with pytest.raises(error): learn.fit(1, 1e-3, cbs=Fault())
+    if real: setattr(learn.opt, where, real)
+    assert cb.scaler is not None, 'so it was interrupted in the middle'
+    weights = state(learn)['tensors']
+    for _ in range(2):
+        learn.fit(1, 1e-3)
+        assert (cb.updates, cb.skipped, cb.scale, cb.scaler) == (5, 0, scale, None)
+    assert not same(weights, state(learn)['tensors']) and learn.get_preds()[0].isfinite().all()
+
+
+def test_a_diverged_fit_does_not_spoil_the_scale_of_the_next():
+    learn = learner()
+    cb, loss_func = mixed_precision(learn, torch.float16), learn.loss_func
+    learn.fit(1, 1e-3)
+    scale, learn.loss_func = cb.scale, lambda p, y: p.sum()*math.nan
+    learn.fit(4, 1e-3)
+    assert cb.skipped == 20 and cb.scale == scale
+    learn.loss_func = loss_func
+    learn.fit(1, 1e-3)
+    assert cb.skipped == 0
+
+
+def test_the_first_scale_looks_without_touching():
+    learn = learner()
+    learn.model.conv.weight.grad = torch.ones_like(learn.model.conv.weight)
+    x, y = learn.dls.train.one_batch()
+    with torch.autocast('cpu', torch.float16): pred = learn.model(x)
+    before = state(learn)
+    assert precision.first_scale(F.cross_entropy(pred.float(), y), learn.model.parameters()) == 2**16
+    assert same(before, state(learn))
+    frozen = [torch.ones(2)]
+    assert precision.first_scale(torch.ones(()), frozen) == 2**16, 'nothing to look at: as torch does'
+
+
 def test_a_loss_that_is_never_finite_is_told():
     learn = learner()
     mixed_precision(learn, torch.float16)
@@ -225,23 +336,31 @@ def test_a_forward_of_ones_own_comes_back():
     assert vars(learn.model)['forward'] is own
 
 
-def test_find_lr_leaves_no_trace():
-    find_lr = getattr(pytest.importorskip('ch5clf.lr_finder'), 'find_lr', None)
-    if find_lr is None: pytest.skip('find_lr is not there yet')
-    weights = []
-    for looked in (False, True):
+def test_find_lr_leaves_no_trace(capsys):
+    from ch5clf.lr_finder import find_lr
+    weights = {}
+    for first in ('nothing', 'find_lr', 'a batch'):
         learn = learner()
         learn.create_opt()
         learn.dls.train.rng = random.Random(5); torch.manual_seed(5); random.seed(5); np.random.seed(5)
         cb = mixed_precision(learn, torch.float16)
         before = state(learn)
-        if looked:
+        capsys.readouterr()
+        if first == 'find_lr':
+            formats = set()
+            hook = learn.model.conv.register_forward_hook(lambda m, i, out: formats.add(out.dtype))
             find_lr(learn)
-            assert {d for d, *_ in learn.model.seen} == {torch.float16}
-            assert same(before, state(learn)) and cb.scaler is None
+            hook.remove()
+            assert formats == {torch.float16}
+            assert same(before, state(learn)) and cb.scaler is None and cb.scale is None
+            assert 'left out' not in capsys.readouterr().out, 'a rate test goes on until updates fail; that is no news'
+        if first == 'a batch': learn.dls.train.one_batch()
         learn.fit(2, 1e-3)
-        weights.append(state(learn)['tensors'])
-    assert same(*weights)
+        assert cb.updates == 10 and cb.skipped == 0, 'or equal weights would mean nothing'
+        assert not same(before['tensors'], state(learn)['tensors'])
+        weights[first] = state(learn)['tensors']
+    assert same(weights['nothing'], weights['find_lr'])
+    assert not same(weights['nothing'], weights['a batch']), 'this test would see a generator that moved by one batch'
 
 
 @cuda
@@ -295,8 +414,8 @@ def test_other_errors_are_raised_and_leave_no_trace(error):
 
 
 def test_older_words_for_out_of_memory():
-    for e in (RuntimeError('MPS backend out of memory'), MemoryError(), RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried")): assert deeper._out_of_memory(e)
-    for e in (RuntimeError('shapes do not match'), ValueError('out of memory')): assert not deeper._out_of_memory(e)
+    for e in (RuntimeError('MPS backend out of memory'), MemoryError(), RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried")): assert memory._out_of_memory(e)
+    for e in (RuntimeError('shapes do not match'), ValueError('out of memory')): assert not memory._out_of_memory(e)
 
 
 def test_on_a_cpu_it_estimates_and_says_so(monkeypatch):
@@ -307,11 +426,11 @@ def test_on_a_cpu_it_estimates_and_says_so(monkeypatch):
     assert not found.tried and 'not tried' in repr(found) and 'a CPU does not refuse' in found.why
     assert found.bs == 40
     each = (training_memory(learn, 4).activations - training_memory(learn, 2).activations)*1e6/2
-    monkeypatch.setattr(deeper, '_free_memory', lambda device: (20*each/.8 + 3e3, 'a test'))
+    monkeypatch.setattr(memory, '_free_memory', lambda device: (20*each/.8 + 3e3, 'a test'))
     assert 15 <= largest_batch(learn).bs <= 22
-    monkeypatch.setattr(deeper, '_free_memory', lambda device: (each, 'a test'))
+    monkeypatch.setattr(memory, '_free_memory', lambda device: (each, 'a test'))
     assert largest_batch(learn).bs is None
-    monkeypatch.setattr(deeper, '_free_memory', lambda device: (None, 'nobody tells'))
+    monkeypatch.setattr(memory, '_free_memory', lambda device: (None, 'nobody tells'))
     assert largest_batch(learn).bs is None and 'nobody tells' in largest_batch(learn).why
 
 
@@ -366,9 +485,9 @@ def test_time_budget():
 
 def test_sign_test():
     t = lambda s: torch.tensor([c == '1' for c in s])  # noqa: E731
-    assert deeper._sign_test(t('1100'), t('1100')) == 1
-    assert deeper._sign_test(t('111111'), t('000000')) == pytest.approx(2/64)
-    assert deeper._sign_test(t('1110'), t('0001')) == pytest.approx(10/16)
+    assert growth.sign_test(t('1100'), t('1100')) == 1
+    assert growth.sign_test(t('111111'), t('000000')) == pytest.approx(2/64)
+    assert growth.sign_test(t('1110'), t('0001')) == pytest.approx(10/16)
 
 
 def test_grow_wants_rungs(tmp_path):

