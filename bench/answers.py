@@ -16,8 +16,9 @@ def judged(case):
     q = questions[case['id']]
     r = q.check(case['answer'])
     if not r.read: return r.state, r.ok, r.state
-    read = q.structure_right(r.read)
-    after = r.confirm() if read else q.choose(**q.right_structure())
+    slots = q._kind.slotted
+    read = slots.right(r.read)
+    after = r.confirm() if read else q.choose(**slots.key())
     return r.state, read, after.state
 
 def main(path):
@@ -28,7 +29,7 @@ def main(path):
         for lang in (case['lang'], 'all'): rows[case['kind'], lang].append(got)
         amiss = got[0] == 'wrong' or not got[1] if case['kind'] == 'right' else got[0] == 'right'
         if shown and amiss:
-            print(case['id'], case['kind'], got, '|', case['answer'], '|', questions[case['id']]._last[2] if len(questions[case['id']]._last) > 2 else '')
+            print(case['id'], case['kind'], got, '|', case['answer'])
     print(f'{"kind":14}{"lang":6}{"n":>4}{"right":>8}{"wrong":>8}{"read":>8}{"after":>8}')
     for (kind, lang), got in sorted(rows.items()):
         share = lambda test: f'{100*sum(map(test, got))/len(got):7.1f}%'
