@@ -219,7 +219,7 @@ class Question:
 
     def kind_of_form(self):
         "The kind whose form a card shows."
-        return self._kind.slotted or self._kind.shown()
+        return self._kind.shown()
 
     def picture(self) -> str: # HTML
         "What belongs to the question and is to be seen."
@@ -338,15 +338,16 @@ class Question:
     def _sentences(self, lang):
         "The sentences of the slots, with what may be chosen."
         listed = lambda s: '[' + ' | '.join(o.says[lang] for o in s.options) + ']'
-        slotted = self._kind.slotted
-        return [f'  {n}: {s.says[lang].replace("{}", listed(s))}' for n, s in slotted.names.items()] if slotted else []
+        shown = self._kind.shown()
+        slots = shown.slots if shown.form == 'slots' else []
+        return [f'  {", ".join(s.names)}: {s.says[lang].replace("{}", listed(s))}' for s in slots]
 
     def _call(self, lang):
         "How to answer in a cell, for a page that shows no card."
         if self._kind.code: return f'%%answer {self.id}\n{self.start}'
-        slotted = self._kind.slotted
-        first = next(iter(slotted.names)) if slotted else ''
-        return f"questions['{self.id}'].check('…')" + (f"\nquestions['{self.id}'].choose({first}=…)" if slotted else '')
+        shown = self._kind.shown()
+        choose = ', '.join(f"{n}='…'" for n in shown.names) if shown.form == 'slots' else ''
+        return f"questions['{self.id}'].check('…')" + (f"\nquestions['{self.id}'].choose({choose})" if choose else '')
 
     def __repr__(self): return self.ask()
     def _repr_html_(self):
@@ -556,7 +557,7 @@ class Bank:
         if not_attempted(cell.strip()) or _stub.fullmatch(cell.strip()): return question.check(None, lang=lang)
         return question.check(defined(cell, code.name), lang=lang)
 
-# %% ../nbs/workshop/35_cards.ipynb #1256c25c
+# %% ../nbs/workshop/35_cards.ipynb #73e6ae87
 class Sitting(list):
     "Several questions that show their cards one below the other."
     def __repr__(self): return '\n\n'.join(map(repr, self))
@@ -614,12 +615,12 @@ def _ask_slots(question, lang):
 def _answered(question, line, lang):
     "The reply to one line; what was read is confirmed with y, or set right by numbers."
     reply = question.check(line, lang=lang)
-    if reply.state != 'unsure' or not question._kind.slotted: return reply
+    if reply.state != 'unsure' or not question._kind.slotted or not question._last[1].read: return reply
     print(wrapped(repr(reply)))
     if any(reply.read.values()):
         said = input(say('Is that it? y, or Enter to choose > ', '이 뜻인가요? 네, 고르려면 Enter > ')[lang])
         if said.strip().lower() in _YES: return reply.confirm()
-    return _ask_slots(question, lang)
+    return _ask_slots(question, lang) if question._kind.slotted.told else Note(_HELP[lang])
 
 def _dialogue(question, lang) -> bool: # False: the reader leaves
     "Answers to one question until it is right or skipped."
@@ -629,7 +630,7 @@ def _dialogue(question, lang) -> bool: # False: the reader leaves
             command = _commands.get(line.strip().lower()) or ('skip' if not line.strip() else None)
             if command in ('quit', 'skip'): return command == 'skip'
             if command == 'help': reply = Note(_HELP[lang])
-            elif command == 'choose': reply = _ask_slots(question, lang) if question._kind.slotted else Note(question.ask(lang))
+            elif command == 'choose': reply = _ask_slots(question, lang) if question._kind.shown().form == 'slots' else Note(question.ask(lang))
             elif command: reply = getattr(question, command)(lang)
             else: reply = _answered(question, line, lang)
         except (EOFError, KeyboardInterrupt):

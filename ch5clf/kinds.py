@@ -219,7 +219,8 @@ class Ordering(Choice):
         "Is `answer` a list of options?"
         if isinstance(answer, str) and keyboard_slip(answer[:400]): return True
         p = self._pick(answer)
-        return p is not None and (len(p) > 1 or not isinstance(answer, str))
+        if not isinstance(answer, str): return p is not None
+        return p is not None and (len(p) == len(self.options) or len(p) > 1 and letters_in(answer, len(self.options)) is not None)
     def judge(self, answer, lang:str) -> Judgement:
         "Right in the right order; else the first step that is too early."
         picks = None if isinstance(answer, frozenset) else self._pick(answer)
@@ -600,7 +601,8 @@ class Names(Kind):
         return _wrong(*wrong[:1])
     def _complete(self, text, mentions, yes, listed):
         "All names are there, and no wrong one: now the order, and whether it is more than a heap of words."
-        if not listed and _thrown_together(text, mentions, self._own): return self._unclear()
+        called = re.match(r'[\w.]{1,40}\([\w.]{1,40}\(', text) # one function called on another: no heap of words
+        if not listed and not called and _thrown_together(text, mentions, self._own): return self._unclear()
         if not self._ordered or not _backwards(text, yes): return _right()
         return Judgement('partly', .5, join(ALMOST, say(
             'The names are right. Now look at their order: which one works on the output of the other?',
@@ -610,8 +612,9 @@ class Names(Kind):
 
         Where only one does, the reader is asked."""
         read, named = self._sentence.judge(answer, lang), self._by_name(answer, False)
-        if read.state == 'wrong' or read.state == named.state == 'right': return read
-        if self._sentence.right(read.read): return self._sentence.ask(read.read)
+        if reader.unread(reader.normalise(answer)) == 'language' or read.state == 'wrong': return read
+        if self._sentence.right(read.read):
+            return self._sentence.mark(read.read) if named.state == 'right' else self._sentence.ask(read.read)
         if named.state == 'right' and any(read.read.values()): return self._sentence.ask(read.read)
         return named if named.state in ('partly', 'wrong') and self._mentions(self._form(answer)) else read
     def _unclear(self):
@@ -647,8 +650,10 @@ class Slots(Kind):
               '문장마다 고르거나, 한국어나 영어로 자기 말로 적어 주세요.')
     def __init__(self,
         slots:list, # of `reader.Slot`
+        told:bool=True, # are the options shown? Not where a name is asked for, which one should recall
     ):
-        self.slots = slots
+        self.slots, self.told = slots, told
+        if not told: self.form, self.how = 'text', Names.how
         self.names = {n: s for s in slots for n in s.names}
     def slots_by_name(self): return self.names.items()
     @property
@@ -725,6 +730,7 @@ class Slots(Kind):
         letters = letters_in(given, len(slot.options))
         return slot.options[ord(letters[0]) - 97].key if letters and len(letters) == 1 else None
     def _unknown(self, name, given=None):
+        if given is not None and not self.told: return _wrong_type('That is none of its options.', '그런 선택지는 없어요.')
         if given is None: return _wrong_type(f'There is no slot {short(str(name), 30)!r}; there are {", ".join(self.names)}.',
                                              f'{short(str(name), 30)!r}라는 빈칸은 없어요. 빈칸: {", ".join(self.names)}')
         keys = ', '.join(o.key for o in self.names[name].options)
@@ -734,8 +740,8 @@ class Slots(Kind):
         return say(f'Right so far: {q["en"]}', f'맞은 부분: {q["ko"]}') if good else None
     def _open(self, names):
         "What is still open, with what may be chosen."
-        line = lambda n, l: f'{n}: ' + self.names[n].says[l].replace('{}', '[' + ' | '.join(
-            o.says[l] for o in self.names[n].options) + ']')
+        listed = lambda n, l: '[' + ' | '.join(o.says[l] for o in self.names[n].options) + ']' if self.told else '…'
+        line = lambda n, l: f'{n}: ' + self.names[n].says[l].replace('{}', listed(n, l))
         return say('Still open:\n' + '\n'.join(line(n, 'en') for n in names),
                    '아직 빈 곳:\n' + '\n'.join(line(n, 'ko') for n in names))
     def ask(self,
