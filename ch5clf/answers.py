@@ -188,7 +188,7 @@ def _count_myriads(m):
 
 _LATEX = ((r'\\(?:left|right|mathrm|text|operatorname|,|;|!)', ''), (r'\\[dt]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}', r'(\1)/(\2)'),
           (r'\\sqrt\s*\{([^{}]*)\}', r'sqrt(\1)'), (r'\\(?:times|cdot)\s?', '*'), (r'\\%', '%'), (r'\\pm\s?|±|\+/-|\+-', ''),
-          (r'\\(?=log|ln|exp|approx|pi)', ''), (r'\$', ''))
+          (r'\\(?=log|ln|exp|approx|pi)', ''), (r'\$', ''), (r'(?<=[a-z])\{([^{}]*)\}', r'(\1)'))
 
 def tidy(text:str) -> str:
     "Superscripts, minus signs, full-width forms, LaTeX, ± and Korean units of ten thousand as plain ASCII."
@@ -199,7 +199,7 @@ def tidy(text:str) -> str:
     for minus in '−‐‑‒﹣': text = text.replace(minus, '-')
     text = re.sub(r'10의\s*([-+]?\d+)\s*(?:승|제곱)', r'10^\1', text)
     text = _myriads.sub(_count_myriads, text)
-    return re.sub(r'(?<![\w)])[–—](?=\s?\d|\.\d)', '-', text)
+    return re.sub(r'(?<![\w)])[–—](?=\s?\d|\.\d|\s?log|\s?ln|\s?\()', '-', text)
 
 # %% ../nbs/workshop/30_answers.ipynb #e977639f
 _functions = dict(log=math.log, ln=math.log, log2=math.log2, log10=math.log10, exp=math.exp, sqrt=math.sqrt,

@@ -828,7 +828,7 @@ class Code(Kind):
             f'`{self.name}`에는 질문에 적힌 대로 인자 {n}개가 들어가요.'))
         passed, first, got, expected = 0, None, [], []
         # The first call is free: torch sets itself up in it, and `torch.func.grad` takes two seconds for that.
-        ran = run_guarded(fn, copy.deepcopy(cases[0]), 2*self._seconds, 3*self._seconds)
+        ran = run_guarded(fn, copy.deepcopy(cases[0]), 2*self._seconds, 5*self._seconds)
         if ran.late: return self._trouble(ran, cases[0])
         for args in cases:
             value, bad, stop = self._run(fn, args)
