@@ -186,8 +186,10 @@ def _count_myriads(m):
     parts = (1, 1e8), (2, 1e4), (3, 1.), (4, 1e8)
     return str(sum(float((m[i] or '0').replace(',', ''))*f for i, f in parts))
 
-_LATEX = ((r'\\(?:left|right|mathrm|text|operatorname|,|;|!)', ''), (r'\\[dt]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}', r'(\1)/(\2)'),
-          (r'\\sqrt\s*\{([^{}]*)\}', r'sqrt(\1)'), (r'\\(?:times|cdot)\s?', '*'), (r'\\%', '%'), (r'\\pm\s?|±|\+/-|\+-', ''),
+_LATEX = ((r'\\(?:left|right|mathrm|text|operatorname|,|;|!)', ''),
+          (r'\\[dt]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}', r'(\1)/(\2)'),
+          (r'\\sqrt\s*\{([^{}]*)\}', r'sqrt(\1)'), (r'\\(?:times|cdot)\s?', '*'), (r'\\%', '%'),
+          (r'\\pm\s?|±|\+/-|\+-', ''),
           (r'\\(?=log|ln|exp|approx|pi)', ''), (r'\$', ''), (r'(?<=[a-z])\{([^{}]*)\}', r'(\1)'))
 
 def tidy(text:str) -> str:

@@ -13,14 +13,14 @@ __doc__ = """A question as the reader meets it, the bank of all questions, and h
     bank.add('q01', ...)                      # what `Question` takes
     bank['q01'].check('b'), bank.progress()
 """
-import csv, html, os, re, shutil, sys, traceback, unicodedata
+import csv, html, re, shutil, sys, traceback, unicodedata
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
 from . import places
-from .answers import LANGS, choose_language, clean, flat, language, not_attempted, plain, say, short, shown
-from .answers import heard_language
+from .answers import (LANGS, choose_language, clean, flat, heard_language, language, not_attempted, plain, say,
+                            short, shown)
 from .card import Card, as_html, framed, live
 from .guard import defined, shell
 from .kinds import ALMOST, NO_ANSWER, NOT_YET, RIGHT, STATES, FunctionAnswer, Judgement, join, missing
@@ -142,7 +142,7 @@ def _log(text, most=200_000):
 
 # %% ../nbs/workshop/35_cards.ipynb #91b889f1
 class Question:
-    "One question: `check(answer)`, `choose(slot=option)`, `hint()`, `solution()`, `explain()`, `mark(1)`, `disagree('why')`."
+    "One question: `check(answer)`, `choose(slot=option)`, `hint()`, `solution()`, `explain()`, `disagree('why')`."
     def __init__(self,
         id:str, # such as q10
         topic:dict, # what it is about, without the answer
@@ -333,7 +333,8 @@ class Question:
         lang = language(lang)
         options = [f'  {chr(97 + i)}) {o[lang]}' for i, o in enumerate(self._kind.options)]
         head, how = f'{self.id} · {self.topic[lang]}', f'({self._kind.how[lang]})'
-        return '\n'.join(o for o in (head, self.prompt[lang], self._kind.text(), *options, *self._sentences(lang), how) if o)
+        parts = head, self.prompt[lang], self._kind.text(), *options, *self._sentences(lang), how
+        return '\n'.join(o for o in parts if o)
 
     def _sentences(self, lang):
         "The sentences of the slots, with what may be chosen."
@@ -352,10 +353,11 @@ class Question:
     def __repr__(self): return self.ask()
     def _repr_html_(self):
         lang = language()
-        return framed(self._prompt_html(lang) + self.picture() + f'<pre style="margin:.4em 0">{html.escape(self._call(lang))}</pre>')
+        call = f'<pre style="margin:.4em 0">{html.escape(self._call(lang))}</pre>'
+        return framed(self._prompt_html(lang) + self.picture() + call)
     def _prompt_html(self, l):
-        options = [f'{chr(97 + i)}) {as_html(o[l])}' for i, o in enumerate(self._kind.options)] + list(map(as_html, self._sentences(l)))
-        listed = '<br>'.join(options)
+        options = [f'{chr(97 + i)}) {as_html(o[l])}' for i, o in enumerate(self._kind.options)]
+        listed = '<br>'.join([*options, *map(as_html, self._sentences(l))])
         return f'<p><b>{self.id}</b> · {as_html(self.topic[l])}<br>{as_html(self.prompt[l])}<br>{listed}</p>'
     def _repr_mimebundle_(self, include=None, exclude=None):
         "Text and HTML always, so that a page without a kernel shows them; a card besides, where one can be shown."
@@ -557,7 +559,7 @@ class Bank:
         if not_attempted(cell.strip()) or _stub.fullmatch(cell.strip()): return question.check(None, lang=lang)
         return question.check(defined(cell, code.name), lang=lang)
 
-# %% ../nbs/workshop/35_cards.ipynb #73e6ae87
+# %% ../nbs/workshop/35_cards.ipynb #cf7b21c5
 class Sitting(list):
     "Several questions that show their cards one below the other."
     def __repr__(self): return '\n\n'.join(map(repr, self))
@@ -630,7 +632,8 @@ def _dialogue(question, lang) -> bool: # False: the reader leaves
             command = _commands.get(line.strip().lower()) or ('skip' if not line.strip() else None)
             if command in ('quit', 'skip'): return command == 'skip'
             if command == 'help': reply = Note(_HELP[lang])
-            elif command == 'choose': reply = _ask_slots(question, lang) if question._kind.shown().form == 'slots' else Note(question.ask(lang))
+            elif command == 'choose' and question._kind.shown().form == 'slots': reply = _ask_slots(question, lang)
+            elif command == 'choose': reply = Note(question.ask(lang))
             elif command: reply = getattr(question, command)(lang)
             else: reply = _answered(question, line, lang)
         except (EOFError, KeyboardInterrupt):

@@ -220,7 +220,8 @@ class Ordering(Choice):
         if isinstance(answer, str) and keyboard_slip(answer[:400]): return True
         p = self._pick(answer)
         if not isinstance(answer, str): return p is not None
-        return p is not None and (len(p) == len(self.options) or len(p) > 1 and letters_in(answer, len(self.options)) is not None)
+        n = len(self.options)
+        return p is not None and (len(p) == n or len(p) > 1 and letters_in(answer, n) is not None)
     def judge(self, answer, lang:str) -> Judgement:
         "Right in the right order; else the first step that is too early."
         picks = None if isinstance(answer, frozenset) else self._pick(answer)
@@ -633,7 +634,7 @@ def _ask_to_tick(sayings, how):
 
 # %% ../nbs/workshop/34_kinds.ipynb #a32921d0
 def _quoted(sayings):
-    return {'en': ' '.join(f'“{o["en"].strip(" ,")}”' for o in sayings), 'ko': ' '.join(f'“{o["ko"].strip(" ,")}”' for o in sayings)}
+    return {l: ' '.join(f'“{o[l].strip(" ,")}”' for o in sayings) for l in LANGS}
 
 _UNREAD = {
     'long': say(f'That is long: I read up to {reader.READ:,} characters. Say it in two sentences, or choose.',
@@ -674,7 +675,8 @@ class Slots(Kind):
         if said.plain and all(said.read.values()) and self.right(said.read): return self.mark(said.read)
         if not said.plain or not off: return self.ask(said.read)
         slot, key = self.names[off[0]], said.read[off[0]]
-        heard = say(f'You write “{short(said.quotes[off[0]])}”; I read:', f'“{short(said.quotes[off[0]])}”라는 말을 이렇게 읽었어요.')
+        quote = short(said.quotes[off[0]])
+        heard = say(f'You write “{quote}”; I read:', f'“{quote}”라는 말을 이렇게 읽었어요.')
         good = [self.names[n].sentence(k) for n, k in said.read.items() if k and k in self.names[n].right]
         return Judgement('wrong', 0, join(NOT_YET, self._right_so_far(good), heard, _quoted([slot.sentence(key)]),
                                           slot[key].why), read=said.read)
@@ -697,7 +699,8 @@ class Slots(Kind):
             if name not in read: return self._unknown(name)
             read[name] = self._option(self.names[name], given)
             if read[name] is None and given not in (None, ''): return self._unknown(name, given)
-        if not any(read.values()): return self.ask(read) if chosen else Judgement('not attempted', 0, NO_ANSWER, read=read)
+        if not any(read.values()):
+            return self.ask(read) if chosen else Judgement('not attempted', 0, NO_ANSWER, read=read)
         if self.right(read): return Judgement('right', 1, RIGHT, read=read)
         good, off, left = self._sorted(read)
         need = sum(len(s.names) for s in self.slots if not s.optional)
@@ -731,8 +734,9 @@ class Slots(Kind):
         return slot.options[ord(letters[0]) - 97].key if letters and len(letters) == 1 else None
     def _unknown(self, name, given=None):
         if given is not None and not self.told: return _wrong_type('That is none of its options.', '그런 선택지는 없어요.')
-        if given is None: return _wrong_type(f'There is no slot {short(str(name), 30)!r}; there are {", ".join(self.names)}.',
-                                             f'{short(str(name), 30)!r}라는 빈칸은 없어요. 빈칸: {", ".join(self.names)}')
+        called, there = short(str(name), 30), ', '.join(self.names)
+        if given is None: return _wrong_type(f'There is no slot {called!r}; there are {there}.',
+                                             f'{called!r}라는 빈칸은 없어요. 빈칸: {there}')
         keys = ', '.join(o.key for o in self.names[name].options)
         return _wrong_type(f'{name} can be: {keys}.', f'{name}에는 이 가운데 하나를 적어 주세요: {keys}')
     def _right_so_far(self, good):
@@ -756,8 +760,9 @@ class Slots(Kind):
         last = say('Is that what you mean? Then confirm it (`.confirm()`); or choose what I misread.',
                    '이런 뜻인가요? 맞으면 확인해 주세요(`.confirm()`). 잘못 읽은 곳은 골라 주세요.') if said else None
         ticks = [s.sentence(None) for s in self.slots for _ in s.names]
-        return Judgement('unsure', 0, {l: '\n'.join(o[l] for o in (back, self._open(left) if left else None, last) if o)
-                                       for l in LANGS}, ticks, sum(len(s.names) for s in self.slots if not s.optional), read)
+        parts = [o for o in (back, self._open(left) if left else None, last) if o]
+        need = sum(len(s.names) for s in self.slots if not s.optional)
+        return Judgement('unsure', 0, {l: '\n'.join(o[l] for o in parts) for l in LANGS}, ticks, need, read)
 
 # %% ../nbs/workshop/34_kinds.ipynb #34c9bfd0
 class Either(Kind):

@@ -123,7 +123,7 @@ def test_the_answer_is_not_shown_by_repr_errors_or_source(capsys):
 
 
 def test_the_seed_notes_own_answers():
-    "The notes this course started from, judged as its issue asks: see test_ideas for the free texts."
+    "The notes this course started from, judged as its issue asks: once the reading is confirmed; see test_reader."
     check = lambda id, text: questions[id].check(text).confirm().state
     right = dict(q07='DataLoaders.show_batch(nrows=<>, ncols=<>)', q10='activation_fuction : softmax\nnegative_log_likelihood\n(log_softmax + nll_loss) = cross_entrophy',
                  q15='not defined. 로그는 음수를 진수로 취할 수 없다.\ny는 지수 계산을 통해 나온 값. 음수가 불가능.', q17='모든 다른 layers들을 freezing한 채로 마지막 layer만 1 epoch 학습을 수행\n모든 layer를 unfreeze하고 (n) epoch만큼 학습시킴',
