@@ -559,7 +559,7 @@ class Bank:
         if not_attempted(cell.strip()) or _stub.fullmatch(cell.strip()): return question.check(None, lang=lang)
         return question.check(defined(cell, code.name), lang=lang)
 
-# %% ../nbs/workshop/35_cards.ipynb #cf7b21c5
+# %% ../nbs/workshop/35_cards.ipynb #8d3abcd0
 class Sitting(list):
     "Several questions that show their cards one below the other."
     def __repr__(self): return '\n\n'.join(map(repr, self))
@@ -665,5 +665,5 @@ def terminal(
         if question._kind.code is question._kind: print(say(
             'This one wants a function: answer it in a notebook.', '이 질문은 함수가 필요해요. 노트북에서 답해 주세요.')[lang])
         elif not _dialogue(question, lang): return 0
-    print('\n' + '\n'.join(repr(bank.progress(lang)).splitlines()[:2]))
+    print('\n' + wrapped('\n'.join(repr(bank.progress(lang)).splitlines()[:2])))
     return 0

@@ -654,6 +654,37 @@ def test_terminal(monkeypatch, capsys):
     assert terminal('q04', lang='en') == 0 and 'notebook' in capsys.readouterr().out
 
 
+def test_terminal_asks_slots_reads_back_and_breaks_lines(monkeypatch, capsys):
+    options = [o.key for o in questions['q22']._kind.slots[0].options]
+    right = str(options.index('layers') + 1), str([o.key for o in questions['q22']._kind.slots[1].options].index('r101') + 1)
+    lines = iter(['?', 'the first layers more slowly than the last', 'y', 'choose', *right, 'dls.show_batch()'])
+    monkeypatch.setattr(builtins, 'input', lambda *a: next(lines))
+    monkeypatch.setenv('COLUMNS', '60')
+    assert terminal(['q19', 'q22', 'q07'], lang='en') == 0
+    out = capsys.readouterr().out
+    assert out.count("That's right.") == 3 and 'I read:' in out and 'Commands:' in out and '  1) ' in out
+    assert max(map(len, out.splitlines())) <= 62 or 'notebook' in out
+    monkeypatch.setattr(builtins, 'input', lambda *a: (_ for _ in ()).throw(EOFError))
+    assert terminal(lang='en') == 0
+    out = capsys.readouterr().out
+    assert 'Sitting 1' in out and 'q03' in out  # q07 is right already: the sittings go on with q03
+
+
+def test_a_comment_above_the_magic_is_ignored():
+    script = '''
+from execnb.shell import CaptureShell
+s = CaptureShell()
+s.run("%load_ext ch5clf.questions")
+for cell in ("# my answer\\n%%answer r01 en\\nc", "\\n\\n# mine\\n\\n%%answer r01 en\\nc"):
+    out = s.run(cell)
+    assert "That's right" in str(out), out
+assert "not attempted" in str(s.run("# x\\n%%answer r01 en"))
+'''
+    pytest.importorskip('execnb')
+    done = subprocess.run([sys.executable, '-c', script], env={**os.environ, 'PYTHONPATH': str(ROOT), 'IN_TEST': '1'}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_magic_in_two_shells_of_one_process():
     "nbdev_test runs several notebooks in one process: each shell gets its own `%%answer`."
     script = '''
