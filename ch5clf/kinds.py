@@ -744,10 +744,10 @@ class Slots(Kind):
         return say(f'Right so far: {q["en"]}', f'맞은 부분: {q["ko"]}') if good else None
     def _open(self, names):
         "What is still open, with what may be chosen."
-        listed = lambda n, l: '[' + ' | '.join(o.says[l] for o in self.names[n].options) + ']' if self.told else '…'
-        line = lambda n, l: f'{n}: ' + self.names[n].says[l].replace('{}', listed(n, l))
-        return say('Still open:\n' + '\n'.join(line(n, 'en') for n in names),
-                   '아직 빈 곳:\n' + '\n'.join(line(n, 'ko') for n in names))
+        listed = lambda s, l: '[' + ' | '.join(o.says[l] for o in s.options) + ']' if self.told else '…'
+        slots = [([n for n in s.names if n in names], s) for s in self.slots if set(s.names) & set(names)]
+        lines = lambda l: '\n'.join(f'{", ".join(its)}: {s.says[l].replace("{}", listed(s, l))}' for its, s in slots)
+        return say('Still open:\n' + lines('en'), '아직 빈 곳:\n' + lines('ko'))
     def ask(self,
         read:dict, # slot -> key or None
         why:dict|None=None, # saying: why nothing was read
