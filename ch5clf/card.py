@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['live', 'as_html', 'framed', 'Form', 'Card']
 
-# %% ../nbs/workshop/33_card.ipynb #908a3a3d
+# %% ../nbs/workshop/33_card.ipynb #206cdc8b
 __doc__ = """A question as a form of ipywidgets.
 
     from ch5clf.card import Card, live
@@ -16,7 +16,7 @@ import html, importlib.util, os, re
 from .answers import choose_language, clean, language, say
 from .guard import shell
 
-# %% ../nbs/workshop/33_card.ipynb #70bc1188
+# %% ../nbs/workshop/33_card.ipynb #59484361
 def live() -> bool: # True in a notebook with a kernel; never in a test
     "Can a card be shown here?"
     if os.environ.get('IN_TEST') or getattr(shell(), 'kernel', None) is None: return False
@@ -38,9 +38,10 @@ def framed(
     return (f'<div style="padding:.2em .8em; border-left:4px solid var({colour}); '
             f'color:var(--jp-content-font-color1, inherit); line-height:1.5; max-width:50em">{inner}</div>')
 
-# %% ../nbs/workshop/33_card.ipynb #b4a2f45f
+# %% ../nbs/workshop/33_card.ipynb #dce7d32d
 _WORDS = dict(check=say('check', '확인'), hint=say('hint', '힌트'), solution=say('solution', '풀이'),
-              explain=say('why', '이유'), disagree=say('I disagree', '동의하지 않아요'), confirm=say("yes, that's what I mean", '네, 그 뜻이에요'),
+              explain=say('why', '이유'), disagree=say('I disagree', '동의하지 않아요'),
+              confirm=say("yes, that's what I mean", '네, 그 뜻이에요'),
               own=say('or in your own words', '또는 자기 말로'), send=say('keep it', '적어 두기'),
               why=say('what is right?', '무엇이 맞나요?'), choose=say('choose …', '고르세요 …'))
 
@@ -106,7 +107,7 @@ class Form:
         elif self.kind.form == 'order':
             for field, c in zip(self.fields.values(), answer): field.value = c
 
-# %% ../nbs/workshop/33_card.ipynb #54320cc5
+# %% ../nbs/workshop/33_card.ipynb #81176d8d
 class Card:
     "A question with its form, its buttons and the reply under them; `box` is the widget."
     def __init__(self, question):

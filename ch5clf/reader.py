@@ -6,7 +6,7 @@
 __all__ = ['READ', 'normalise', 'table', 'concepts', 'pattern', 'Parsed', 'Cue', 'bound', 'Option', 'Slot', 'read_slots', 'slots',
            'Reading', 'read', 'unread']
 
-# %% ../nbs/workshop/32_reader.ipynb #ce08289b
+# %% ../nbs/workshop/32_reader.ipynb #36cd85d5
 __doc__ = """A short text becomes a proposal: the option of each slot that it says, or None.
 
     from ch5clf.reader import read, slots
@@ -19,7 +19,7 @@ from importlib.resources import files
 
 from .answers import distance, say, unwrap
 
-# %% ../nbs/workshop/32_reader.ipynb #2b6cd561
+# %% ../nbs/workshop/32_reader.ipynb #8578a1b2
 READ = 1000 # characters of an answer that are read; a longer one is asked to be shorter
 _SIGNS = {0x2018: "'", 0x2019: "'", 0x201c: '"', 0x201d: '"', 0x2212: '-', 0x2013: '-', 0x2014: ' - ', 0x2192: ' -> ',
           0x2022: '\n', 0x301c: '~', 0xb1: '+-'}
@@ -40,7 +40,7 @@ def normalise(
     text = re.sub(r'(?<![a-z])[a-z]{6,20}(?![a-z])', lambda m: _nearest(m[0]), text)
     return re.sub(r'[^\S\n]+', ' ', text).strip()
 
-# %% ../nbs/workshop/32_reader.ipynb #763bcf83
+# %% ../nbs/workshop/32_reader.ipynb #145b7b17
 _H = '가-힣'
 
 def table(name:str) -> str: # such as words.txt
@@ -75,7 +75,7 @@ def pattern(
     "All forms of a concept, the longest first."
     return re.compile('|'.join(map(_form, sorted(itertools.chain(*concepts()[0][name]), key=len, reverse=True))))
 
-# %% ../nbs/workshop/32_reader.ipynb #0d0136c3
+# %% ../nbs/workshop/32_reader.ipynb #9c3c010d
 # words of six letters and more that a slip must not be mended away from, beside those of the tables
 _KNOWN = frozenset('''should because before though thought through threw really simply either rather number numbers
     values different training learning picture pictures images always important something anything nothing another
@@ -95,7 +95,7 @@ def _nearest(word):
     near = sorted((distance(word, w, most), w) for w in words if w[0] == word[0] and abs(len(w) - len(word)) <= most)
     return near[0][1] if near and near[0][0] <= most else word
 
-# %% ../nbs/workshop/32_reader.ipynb #4f65b78b
+# %% ../nbs/workshop/32_reader.ipynb #6dcd7a64
 _SENTENCE = re.compile(rf'[;\n!]+|(?<!\?)\?(?!\?)(?=\s|$)|(?<![0-9])\.(?=\s|$)|(?<=[다요함음됨임])\.|'
                        r'(?<=\s)(?=\(?[2-9b-e][.)]\s)|[①②③]')
 _CLAUSE = re.compile(unwrap(rf'''
@@ -146,7 +146,7 @@ class Parsed:
         own = [*spans, *self.eaten]
         return [n for n in self.nots if any(a <= n[0] < b for a, b in homes) and not any(a <= n[0] < b for a, b in own)]
 
-# %% ../nbs/workshop/32_reader.ipynb #6e8d5ede
+# %% ../nbs/workshop/32_reader.ipynb #69372c9d
 class Cue:
     "One way in which a text says an option."
     def __init__(self, text:str): # as it stands in slots.txt
@@ -173,7 +173,7 @@ class Cue:
         if self.ordered: return all(x[1] <= y[0] for x, y in zip(spans, spans[1:]))
         return all(x[1] <= y[0] or y[1] <= x[0] for x, y in itertools.combinations(spans, 2))
 
-# %% ../nbs/workshop/32_reader.ipynb #7fddd816
+# %% ../nbs/workshop/32_reader.ipynb #980b11c1
 _RESPECTIVELY = re.compile(r'respectively|각각|순서대로|차례로')
 _THAN = re.compile(r'than (?:the |in |for )?(?:\w{1,20} )?$')
 _LESS_THAN = re.compile(rf'[ 들의학습률층레이어쪽]{{0,7}}보다')
@@ -223,7 +223,7 @@ def _neighbours(text, items, names, respectively):
                    if names[x[2]] != names[y[2]] and text.home(x[0]) == text.home(y[0])]
     return [(x, y) if names[x[2]] else (y, x) for x, y in pairs]
 
-# %% ../nbs/workshop/32_reader.ipynb #eefbb61e
+# %% ../nbs/workshop/32_reader.ipynb #4fb74df2
 class Option:
     "One option of a slot: its key, what it says, and what is said to one who chose it wrongly."
     def __init__(self, key:str, says:dict, right:bool):
@@ -269,7 +269,7 @@ def slots() -> dict: # question -> list of Slot
     "The slots of all questions."
     return read_slots(table('slots.txt'))
 
-# %% ../nbs/workshop/32_reader.ipynb #66b6aad3
+# %% ../nbs/workshop/32_reader.ipynb #881a056d
 class Reading:
     "What was read: slot -> key or None; `plain`: without doubt; slot -> the clause; `why` nothing was read, if so."
     def __init__(self, read:dict, plain:bool=False, quotes:dict|None=None, why:str=''):
@@ -310,7 +310,7 @@ def _said(slot, parsed, used):
                 if option.key not in said or said[option.key][1] and not cue.guess: said[option.key] = new
     return dict(sorted(said.items(), key=lambda o: o[1][0])), denied
 
-# %% ../nbs/workshop/32_reader.ipynb #b1069a2d
+# %% ../nbs/workshop/32_reader.ipynb #4aae0aba
 _STOP = frozenset('''
     a an the is are was were be been being it its it's of to in on at by for with from into as than that
     this these those they them we you i one ones so because since if when while where which who what then there and or
@@ -331,7 +331,7 @@ def _strange(parsed, names):
     words = list(re.finditer(rf'[a-z]{{2,}}|[{_H}]+', parsed.text))
     return len(words) > 60 or sum(not known(m) for m in words) >= .2*len(words)
 
-# %% ../nbs/workshop/32_reader.ipynb #e84f2963
+# %% ../nbs/workshop/32_reader.ipynb #bb157b1b
 _FOREIGN = re.compile(unwrap(r'''
     (?<!\w)(?:der|die|das|und|ist|wird|von|zuerst|danach|nicht|ein|eine|den|dem|mit|für|le|la|les|des|est|et|une|dans|
     pour|que|el|los|las|es|y|una|por|para|con|é|das|dos|da|são|uma|não|il|che|di|som|och|är|het|een|van)(?!\w)'''))
@@ -346,8 +346,8 @@ _JUMBLE = re.compile(unwrap(rf'''
     (?<=\s)(?:에서|의)(?=\s|$)|(?<![{_H}])(?:더|같은|몇)$'''))
 _QUESTION = re.compile(r'(?<![a-z])(?:why|what|how|which)(?![a-z])|왜|무엇|어떻게|어떤|무슨|뭐')
 _GLUE = re.compile(unwrap(rf'''
-    (?<![a-z])(?:is|are|was|be|do|does|has|have|can|will|should|would|you|we|it|they|i|[a-z]{{3,20}}s|[a-z]{{2,20}}ed|by|
-    so|if|when|to|not|no|because|use|then|with|without|one|per|first)(?![a-z])|n't|[=+/:>()?]|
+    (?<![a-z])(?:is|are|was|be|do|does|has|have|can|will|should|would|you|we|it|they|i|[a-z]{{3,20}}s|[a-z]{{2,20}}ed|
+    by|so|if|when|to|not|no|because|use|then|with|without|one|per|first)(?![a-z])|n't|[=+/:>()?]|
     (?:다|요|음|함|됨|임|고|며|면|서|니까|해|는|은|을|를|이|가|로|에|게|기|때|지|차이|위해)(?=[\s,.;~!)]|$)'''))
 
 _COMPARES = re.compile(r'\b(?:more|less|fewer|other|rather|better|worse|different|[a-z]{2,20}er)\b')
