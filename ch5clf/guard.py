@@ -89,22 +89,43 @@ class _Imports:
         self.left -= 1
         return self.known > known and self.left >= 0
 
+class _Clock:
+    """The time of the processor that a thread has used: on a busy machine the clock on the wall says little.
+
+    A function that only sleeps uses none, so the wall has a word too, `wall` seconds after the beginning."""
+    def __init__(self, seconds, wall, ident):
+        self.seconds, self.end = seconds, time.monotonic() + wall
+        try: # Unix; elsewhere the time of the whole process must do
+            clock = time.pthread_getcpuclockid(ident)
+            self.now = lambda: time.clock_gettime(clock)
+        except (AttributeError, OSError): self.now = time.process_time
+        self.begun = self.now()
+    def left(self) -> float: # seconds
+        "How long to wait before looking again; 0 where the time is up."
+        wall = self.end - time.monotonic()
+        try: left = self.seconds - (self.now() - self.begun)
+        except OSError: return 0. # the thread has ended
+        return max(.05, min(left, wall)) if left > 0 and wall > 0 else 0.
+
 def _interrupt_main():
     "A real signal where threads have signals: it also wakes `time.sleep`. On Windows the simulated one does."
     if hasattr(signal, 'pthread_kill'): signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
     else: _thread.interrupt_main()
 
 # %% ../nbs/workshop/31_guard.ipynb #9c8e0664
-def _timed(fn, args, seconds):
+def _timed(fn, args, seconds, wall):
     "In the main thread: a watcher interrupts it when the time is up."
     stop, lock, done, trace = _Stop(sys._getframe()), threading.Lock(), threading.Event(), sys.gettrace()
-    imports = _Imports()
+    imports, clock = _Imports(), _Clock(seconds, wall, threading.get_ident())
     def watch():
         wait = seconds
         while not done.wait(wait):
             with lock:
                 if stop.over: return
                 if not stop.late and imports.go_on(): continue
+                if not stop.late and (left := clock.left()):
+                    wait = left
+                    continue
                 stop.hard, stop.late, wait = stop.late, True, .05 if stop.late else .3
                 _interrupt_main()
     old = signal.getsignal(signal.SIGINT)
@@ -126,7 +147,7 @@ def _timed(fn, args, seconds):
     return Ran(value, None if late else error, late)
 
 # %% ../nbs/workshop/31_guard.ipynb #4c30438e
-def _timed_elsewhere(fn, args, seconds):
+def _timed_elsewhere(fn, args, seconds, wall):
     "Outside the main thread: the function gets a thread of its own, which is left behind if nothing stops it."
     import ctypes
     out = Ran(late=True)
@@ -138,9 +159,9 @@ def _timed_elsewhere(fn, args, seconds):
         except _Late: pass
     t = threading.Thread(target=work, daemon=True)
     t.start()
-    imports = _Imports()
+    imports, clock = _Imports(), _Clock(seconds, wall, t.ident)
     t.join(seconds)
-    while t.is_alive() and imports.go_on(): t.join(seconds)
+    while t.is_alive() and (imports.go_on() or clock.left()): t.join(clock.left() or seconds)
     for _ in range(10):
         if not t.is_alive(): break
         ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(t.ident), ctypes.py_object(_Late))
@@ -150,12 +171,13 @@ def _timed_elsewhere(fn, args, seconds):
 def run_guarded(
     fn, # what to call
     args:tuple=(), # positional arguments
-    seconds:float=2., # time allowed
+    seconds:float=2., # time of the processor allowed
+    wall:float|None=None, # seconds on the wall allowed; None: three times as many
 ) -> Ran: # what came of it
     "Calls `fn(*args)`; never raises, whatever it does: raise, loop, print, exit, wait for input."
     with _no_exit() as sink:
         main = threading.current_thread() is threading.main_thread()
-        ran = (_timed if main else _timed_elsewhere)(fn, args, seconds)
+        ran = (_timed if main else _timed_elsewhere)(fn, args, seconds, wall or 3*seconds)
     ran.printed = sink.text
     return ran
 
@@ -233,7 +255,8 @@ else: print(json.dumps({'found': [m[1] if (m := p.search(n)) else None for n in 
 def first_groups(
     pattern:str, # a regular expression
     names:list[str], # texts to search
-    seconds:float=2., # time allowed
+    seconds:float=2., # time of the processor allowed
+    wall:float|None=None, # seconds on the wall allowed; None: three times as many
 ) -> Ran: # value: what the first group found in each, None where nothing; 'no group' if the pattern has none
     "First groups of `pattern` in each name, found in a process of its own."
     import subprocess

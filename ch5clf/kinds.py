@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['STATES', 'RIGHT', 'NOT_YET', 'ALMOST', 'SOME', 'NO_ANSWER', 'Judgement', 'join', 'missing', 'Kind', 'Choice',
-           'ChooseAll', 'Ordering', 'Numbers', 'Table', 'PickPoint', 'Names', 'Text', 'Either', 'FunctionAnswer',
+           'ChooseAll', 'Ordering', 'Numbers', 'Table', 'PickPoint', 'Names', 'Slots', 'Either', 'FunctionAnswer',
            'Code', 'Source', 'Pattern']
 
 # %% ../nbs/workshop/34_kinds.ipynb #ac2aa4bc
@@ -17,9 +17,9 @@ __doc__ = """How a question is answered: the kinds of question, behind one base 
 """
 import contextlib, copy, itertools, math, re, unicodedata
 
-from . import ideas
 from .answers import (LANGS, NOT_KO, Foreign, close, distance, flat, formulas, keyboard_slip, letters_in, negated,
                             numbers_in, plain, say, short, shown, squash, tidy, unwrap)
+from . import reader
 from .guard import ReadyMade, described, first_groups, run_guarded, same, takes
 
 # %% ../nbs/workshop/34_kinds.ipynb #fb193b29
@@ -36,9 +36,10 @@ class Judgement:
         message:dict|None=None, # a saying
         ticks:list|None=None, # sayings: the ideas to tick when `state` is unsure
         need:int=0, # how many of them a right answer holds
+        read:dict|None=None, # slot -> key of an option or None, where the question has slots
     ):
         self.state, self.score, self.message = state, score, message or say('', '')
-        self.ticks, self.need = ticks or [], need
+        self.ticks, self.need, self.read = ticks or [], need, read or {}
 
 def join(*parts) -> dict: # None is left out
     "Several sayings as one, with spaces between."
@@ -96,12 +97,20 @@ class Kind:
     how = say('', '')
     options = ()
     code = None # the kind that wants a function: itself, or one of several
+    slotted = None # the kind that has slots: itself, or one of several
+    form = 'text' # what a card shows: text, choice, all, order, numbers, slots, code
     def reads(self, answer) -> bool: # `answer` is plain, or a `FunctionAnswer`
         "Has the answer the form that this kind expects?"
         raise NotImplementedError
     def judge(self, answer, lang:str) -> Judgement: # lang: 'en' or 'ko'
         "What the answer is worth, and what to say to it."
         raise NotImplementedError
+    def shown(self): # a kind
+        "The kind whose form is shown: itself, or one of several."
+        return self
+    def key(self): # letters or slots
+        "The right choice, to fill in the form of a question that was answered right; None where it is no choice."
+        return None
     def text(self) -> str: # '' if there is nothing to see
         "A picture that belongs to the question, for a terminal."
         return ''
@@ -114,6 +123,7 @@ def _letter(i): return chr(97 + i)
 
 class Choice(Kind):
     "One option out of several, named by letter, number or its own words."
+    form = 'choice'
     how = say('Answer with a letter.', '글자 하나로 답해 주세요.')
     def __init__(self,
         options:list[dict], # sayings, shown as a, b, c ...
@@ -146,6 +156,7 @@ class Choice(Kind):
         parts = [o for o in re.split(r'\s*[,;\n]\s*', text.strip()) if o]
         picks = [self._pick(o) for o in parts] if 1 < len(parts) <= 2*len(self.options) else [None]
         return [p[0] for p in picks] if all(p and len(p) == 1 for p in picks) else None
+    def key(self): return self._right
     def _slipped(self, answer):
         "A reply to consonants where letters were meant, or None."
         texts = answer if isinstance(answer, (list, frozenset)) else [answer]
@@ -169,6 +180,7 @@ class Choice(Kind):
 # %% ../nbs/workshop/34_kinds.ipynb #38f85260
 class ChooseAll(Choice):
     "All options that hold, named by letters in any order."
+    form = 'all'
     how = say('Answer with all letters that hold, such as a c.', '맞는 것을 모두 골라 a c처럼 답해 주세요.')
     def _picks(self, answer):
         if isinstance(answer, str):
@@ -195,6 +207,7 @@ class ChooseAll(Choice):
 # %% ../nbs/workshop/34_kinds.ipynb #69303ce7
 class Ordering(Choice):
     "Options to put in order, named by letters, numbers or their own words."
+    form = 'order'
     how = say('Answer with the letters in order, such as b a c.', '글자를 b a c처럼 순서대로 적어 주세요.')
     def __init__(self,
         options:list[dict], # sayings, shown as a, b, c ... in this (mixed) order
@@ -206,9 +219,11 @@ class Ordering(Choice):
         "Is `answer` a list of options?"
         if isinstance(answer, str) and keyboard_slip(answer[:400]): return True
         p = self._pick(answer)
-        return p is not None and (len(p) > 1 or not isinstance(answer, str))
+        if not isinstance(answer, str): return p is not None
+        n = len(self.options)
+        return p is not None and (len(p) == n or len(p) > 1 and letters_in(answer, n) is not None)
     def judge(self, answer, lang:str) -> Judgement:
-        "Right in the right order; else the share of pairs that stand the right way round."
+        "Right in the right order; else the first step that is too early."
         picks = None if isinstance(answer, frozenset) else self._pick(answer)
         n = len(self.options)
         if picks is None: return self._slipped(answer) or _wrong_type(
@@ -216,13 +231,19 @@ class Ordering(Choice):
         if sorted(picks) != sorted(self._right): return _wrong_type(
             f'Each of the {n} letters once, please.', f'글자 {n}개를 하나씩 모두 써 주세요.')
         if picks == list(self._right): return _right()
+        return self._early(picks) if len(picks) > 2 else _wrong(self._why.get(''.join(picks)))
+    def _early(self, picks):
+        "Names the first step that stands too early, and what is in place before it."
         place = {c: i for i, c in enumerate(self._right)}
         pairs = [place[a] < place[b] for a, b in itertools.combinations(picks, 2)]
-        good, score = sum(pairs), sum(pairs)/len(pairs)
-        mix = say(f'{good} of {len(pairs)} pairs stand the right way round.', f'{len(pairs)}쌍 가운데 {good}쌍의 순서가 맞아요.')
+        score = sum(pairs)/len(pairs)
+        first = next(i for i, c in enumerate(picks) if any(place[o] < place[c] for o in picks[i:]))
+        step = self.options[ord(picks[first]) - 97]
+        early = say(f'This step stands too early: “{step["en"]}”.', f'너무 일찍 나온 단계가 있어요: “{step["ko"]}”')
+        good = say(f'Right so far: the first {first}.', f'맞은 부분: 앞의 {first}개예요.') if first else None
         state = 'partly' if score >= .6 else 'wrong'
         return Judgement(state, score if state == 'partly' else 0, join(
-            ALMOST if state == 'partly' else NOT_YET, mix if n > 2 else None, self._why.get(''.join(picks))))
+            ALMOST if state == 'partly' else NOT_YET, good, early, self._why.get(''.join(picks))))
 
 # %% ../nbs/workshop/34_kinds.ipynb #ecd11306
 _place_marks = re.compile( # 'group 1:', '2번째는', '1.' before a number: where it stands, not what it is
@@ -236,6 +257,7 @@ def _values(values): return values() if callable(values) else values
 
 class Numbers(Kind):
     "One or several numbers, in order. Values may be a function, so that they are computed when needed."
+    form = 'numbers'
     how = say('Answer with numbers, in order.', '숫자로 차례대로 답해 주세요.')
     def __init__(self,
         values, # list of floats, or a function that returns one
@@ -493,7 +515,7 @@ class Names(Kind):
         ordered:bool=False, # does the order count?
         words:list[str]|None=None, # per name: a regular expression for other ways to say it
         others:dict|None=None, # regular expression of a wrong name -> saying: its feedback
-        rubric=None, # an ideas.Rubric that judges whole sentences
+        sentence=None, # `Slots` that read whole sentences
         own:str='', # words of other topics that belong to this one too
         sounds:str='', # regular expression: the names written by ear in Hangul
         apart:tuple|None=None, # (regular expression, saying): the first name told as two steps, beside the others
@@ -504,9 +526,11 @@ class Names(Kind):
         spelt = lambda n, w: '|'.join([loose(s) for s in sorted(n, key=len, reverse=True)] + ([w] if w else []))
         self._find = [alone(spelt(n, w)) for n, w in zip(names, words or [None]*len(names))]
         self._wrong = {alone(k): v for k, v in (others or {}).items()}
-        self._sentence, self._own = Text(rubric) if rubric else None, own.split()
+        self._sentence, self._own = sentence, own.split()
         self._sounds = re.compile(sounds) if sounds else None
         self._apart = (re.compile(apart[0]), apart[1]) if apart else None
+    @property
+    def slotted(self): return self._sentence
     def reads(self, answer) -> bool:
         "Any text may hold a name."
         return isinstance(answer, str)
@@ -578,24 +602,22 @@ class Names(Kind):
         return _wrong(*wrong[:1])
     def _complete(self, text, mentions, yes, listed):
         "All names are there, and no wrong one: now the order, and whether it is more than a heap of words."
-        if not listed and _thrown_together(text, mentions, self._own): return self._unclear()
+        called = re.match(r'[\w.]{1,40}\([\w.]{1,40}\(', text) # one function called on another: no heap of words
+        if not listed and not called and _thrown_together(text, mentions, self._own): return self._unclear()
         if not self._ordered or not _backwards(text, yes): return _right()
         return Judgement('partly', .5, join(ALMOST, say(
             'The names are right. Now look at their order: which one works on the output of the other?',
             '이름은 맞았어요. 이제 순서를 보세요. 어느 쪽이 다른 쪽의 출력을 받나요?')))
     def _whole(self, answer, lang):
-        """A sentence is judged by its rubric; where that cannot tell, by its names.
+        """A sentence is read slot by slot, and by its names; right where both say so.
 
-        A heap of words, or a name that is only denied, is not right."""
-        verdict, named, text = self._sentence.judge(answer, lang), self._by_name(answer, False), self._form(answer)
-        if verdict.state == 'wrong' and self._ordered and named.state == 'partly':
-            if self._named(text) == set(range(len(self._names))): return named
-        if verdict.state not in ('right', 'unsure'): return verdict
-        if verdict.state == 'unsure': return named if named.state == 'right' else verdict
-        mentions, yes = self._mentions(text), self._named(text)
-        if {m[2] for m in mentions} - yes - {-1}: # a name is only denied; a wrong one in its place counts
-            return named if -1 in yes else self._unclear()
-        return self._unclear() if _thrown_together(text, mentions, self._own) else verdict
+        Where only one does, the reader is asked."""
+        read, named = self._sentence.judge(answer, lang), self._by_name(answer, False)
+        if reader.unread(reader.normalise(answer)) == 'language' or read.state == 'wrong': return read
+        if self._sentence.right(read.read):
+            return self._sentence.mark(read.read) if named.state == 'right' else self._sentence.ask(read.read)
+        if named.state == 'right' and any(read.read.values()): return self._sentence.ask(read.read)
+        return named if named.state in ('partly', 'wrong') and self._mentions(self._form(answer)) else read
     def _unclear(self):
         return Judgement('unsure', 0, _ask_to_tick(self._topics, say(
             'Give the name alone or in a whole sentence; or compare it with `solution()` and tick what it holds, '
@@ -611,56 +633,136 @@ def _ask_to_tick(sayings, how):
                f"제가 판단하기 어려운 답이에요. {how['ko']}\n{listed['ko']}")
 
 # %% ../nbs/workshop/34_kinds.ipynb #a32921d0
-class Text(Kind):
-    "A free answer, judged by the ideas that it must hold."
-    how = say('Answer in your own words, in English or Korean.', '한국어나 영어로, 자기 말로 답해 주세요.')
+def _quoted(sayings):
+    return {l: ' '.join(f'“{o[l].strip(" ,")}”' for o in sayings) for l in LANGS}
+
+_UNREAD = {
+    'long': say(f'That is long: I read up to {reader.READ:,} characters. Say it in two sentences, or choose.',
+                f'글이 길어요. {reader.READ:,}자까지만 읽어요. 두 문장으로 적거나 골라 주세요.'),
+    'language': say('I read English and Korean. Say it in one of them, or choose.',
+                    '저는 영어와 한국어만 읽어요. 둘 가운데 하나로 적거나 골라 주세요.'),
+    'list': say('I found no sentence to read in this. Say it in a plain sentence, or choose.',
+                '읽을 수 있는 문장을 찾지 못했어요. 쉬운 문장으로 적거나 골라 주세요.')}
+
+class Slots(Kind):
+    "Short sentences with a choice in each; a text is read and read back."
+    form = 'slots'
+    how = say('Choose in each sentence, or say it in your own words, in English or Korean.',
+              '문장마다 고르거나, 한국어나 영어로 자기 말로 적어 주세요.')
     def __init__(self,
-        rubric, # an ideas.Rubric
-        known:list=(), # (regular expression of a whole answer, state, score, saying): short answers with a reply
-        bare:dict|None=None, # saying: what to add to 'right' when the answer is up to three words, without a reason
+        slots:list, # of `reader.Slot`
+        told:bool=True, # are the options shown? Not where a name is asked for, which one should recall
     ):
-        self._rubric, self._bare = rubric, bare
-        end = r'[\s.!]*(?:이에요|예요|입니다|이요|요)?[\s.!]*'
-        self._known = [(re.compile(f'(?:{p}){end}', re.I), *o) for p, *o in known]
+        self.slots, self.told = slots, told
+        if not told: self.form, self.how = 'text', Names.how
+        self.names = {n: s for s in slots for n in s.names}
+    def slots_by_name(self): return self.names.items()
+    @property
+    def slotted(self): return self
     def reads(self, answer) -> bool:
-        "Any text is an answer."
-        return isinstance(answer, str)
-    def _text(self, answer):
-        "One text, also where several or a number were given; None for anything else."
-        if isinstance(answer, list) and len(answer) == 1: answer = answer[0]
-        if isinstance(answer, list) and answer and all(isinstance(o, str) for o in answer): return ', '.join(answer)
-        if isinstance(answer, (int, float, complex)) and not isinstance(answer, bool): return str(answer)
-        return answer if isinstance(answer, str) else None
+        "Is it a text, or a choice by slots?"
+        return isinstance(answer, (str, dict))
     def judge(self, answer, lang:str) -> Judgement:
-        "The verdict of `ideas.judge`, put into words."
-        answer = self._text(answer)
-        if answer is None: return _wrong_type('A sentence or two, please.', '한두 문장으로 답해 주세요.')
-        if len(answer) > ideas.READ: return _wrong_type(
-            f'Shorter, please: up to {ideas.READ:,} characters.', f'더 짧게 {ideas.READ:,}자 안으로 적어 주세요.')
-        for pattern, state, score, message in self._known:
-            if pattern.fullmatch(answer.strip()): return Judgement(state, score, message)
-        v = ideas.judge(answer, self._rubric, lang)
-        ticks = [getattr(o, 'says', None) or o.topic for o in self._rubric.ideas]
-        need = self._rubric.needed
-        return Judgement(v.state, 0. if v.state == 'unsure' else v.score, self._message(v, answer, ticks), ticks,
-                         need if type(need) is int else len(need or ticks))
-    def _message(self, v, answer, ticks):
-        remarks = [o for o in v.misconceptions if getattr(o, 'harmless', False)]
-        amiss = next((o.message for o in sorted(v.misconceptions, key=lambda o: o in remarks)), None)
-        found, lacking = [o.topic for o in v.found], [o.topic for o in v.missing]
-        if v.state == 'right':
-            short_one = len(answer.split()) <= 3 and len(answer) <= 20
-            return join(RIGHT, *[o.message for o in remarks[:1]], self._bare if short_one else None)
-        if v.state == 'not attempted': return NO_ANSWER
-        if v.state == 'partly' and amiss and not found:
-            return join(None if amiss['en'].startswith('Almost') else ALMOST, amiss)
-        if v.state == 'partly':
-            amiss_ = amiss and {l: amiss[l].removeprefix(ALMOST[l]).strip() for l in LANGS}
-            return join(ALMOST if v.score >= .5 else SOME, missing(found, lacking), amiss_)
-        if v.state == 'unsure': return _ask_to_tick(ticks, say(
-            'Say it in other words, or compare it with `solution()` and tick what it holds, such as `mark(1)`:',
-            '다른 말로 다시 적거나, `solution()`과 견주어 보고 답에 들어 있는 것을 `mark(1)`처럼 표시해 주세요.'))
-        return join(NOT_YET, amiss or (missing(found, lacking[:2]) if found else None))
+        "A choice by slots is marked; a text is read."
+        if isinstance(answer, list) and len(answer) == 1: answer = answer[0]
+        if isinstance(answer, list) and answer and all(isinstance(o, str) for o in answer): answer = ', '.join(answer)
+        if isinstance(answer, dict): return self.mark(answer)
+        if isinstance(answer, bool) or not isinstance(answer, (str, int, float, complex)): return _wrong_type(
+            'A sentence or two, please.', '한두 문장으로 답해 주세요.')
+        said = reader.read(str(answer), self.slots)
+        if said.why: return self.ask(said.read, _UNREAD[said.why])
+        off = [n for n, k in said.read.items() if k and k not in self.names[n].right]
+        if said.plain and all(said.read.values()) and self.right(said.read): return self.mark(said.read)
+        if not said.plain or not off: return self.ask(said.read)
+        slot, key = self.names[off[0]], said.read[off[0]]
+        quote = short(said.quotes[off[0]])
+        heard = say(f'You write “{quote}”; I read:', f'“{quote}”라는 말을 이렇게 읽었어요.')
+        good = [self.names[n].sentence(k) for n, k in said.read.items() if k and k in self.names[n].right]
+        return Judgement('wrong', 0, join(NOT_YET, self._right_so_far(good), heard, _quoted([slot.sentence(key)]),
+                                          slot[key].why), read=said.read)
+    def right(self,
+        read:dict, # slot -> key or None
+    ) -> bool:
+        "Does this structure hold all that a right answer needs, and nothing wrong?"
+        chosen = lambda s: [read.get(n) for n in s.names]
+        full = lambda s: all(k in s.right for k in chosen(s)) and len(set(chosen(s))) == len(s.names)
+        return all(full(s) or s.optional and chosen(s) == [None] for s in self.slots)
+    def key(self) -> dict: # slot -> key
+        "A right structure."
+        return {n: k for s in self.slots for n, k in zip(s.names, s.right)}
+    def mark(self,
+        chosen:dict, # slot -> key, sentence, letter or number of an option; None or '' leaves it open
+    ) -> Judgement:
+        "The mark of a structure: first what is right, then the slot that is off, with its explanation."
+        read = {n: None for n in self.names}
+        for name, given in chosen.items():
+            if name not in read: return self._unknown(name)
+            read[name] = self._option(self.names[name], given)
+            if read[name] is None and given not in (None, ''): return self._unknown(name, given)
+        if not any(read.values()):
+            return self.ask(read) if chosen else Judgement('not attempted', 0, NO_ANSWER, read=read)
+        if self.right(read): return Judgement('right', 1, RIGHT, read=read)
+        good, off, left = self._sorted(read)
+        need = sum(len(s.names) for s in self.slots if not s.optional)
+        score = min(.9, len(good)/max(need, 1)) if good else 0
+        amiss = join(_quoted([off[0][0]]), off[0][1]) if off else None
+        state = 'partly' if good else 'wrong'
+        return Judgement(state, score, join(
+            ALMOST if score >= .5 else SOME if good else NOT_YET, self._right_so_far([o for o, _ in good]), amiss,
+            self._open(left) if left and not off else None), read=read)
+    def _sorted(self, read):
+        "Sayings that are right, that are off (with why), and names of slots that are open; an optional one may be."
+        good, off, left = [], [], []
+        for slot in self.slots:
+            seen = set()
+            for name in slot.names:
+                key = read[name]
+                if key is None: left += [] if slot.optional else [name]
+                elif key in seen: off.append((slot.sentence(key), say('That is said twice.', '같은 것을 두 번 골랐어요.')))
+                elif key in slot.right: good.append((slot.sentence(key), None))
+                else: off.append((slot.sentence(key), slot[key].why))
+                seen.add(key)
+        return good, off, left
+    def _option(self, slot, given):
+        "The key of an option, from its key, its words, its letter or its number."
+        if type(given) is int and 1 <= given <= len(slot.options): return slot.options[given - 1].key
+        if not isinstance(given, str): return None
+        if (word := given.strip().lower()) in {o.key for o in slot.options}: return word
+        same = [o.key for o in slot.options if squash(given) and squash(given) in map(squash, o.says.values())]
+        if same: return same[0]
+        letters = letters_in(given, len(slot.options))
+        return slot.options[ord(letters[0]) - 97].key if letters and len(letters) == 1 else None
+    def _unknown(self, name, given=None):
+        if given is not None and not self.told: return _wrong_type('That is none of its options.', '그런 선택지는 없어요.')
+        called, there = short(str(name), 30), ', '.join(self.names)
+        if given is None: return _wrong_type(f'There is no slot {called!r}; there are {there}.',
+                                             f'{called!r}라는 빈칸은 없어요. 빈칸: {there}')
+        keys = ', '.join(o.key for o in self.names[name].options)
+        return _wrong_type(f'{name} can be: {keys}.', f'{name}에는 이 가운데 하나를 적어 주세요: {keys}')
+    def _right_so_far(self, good):
+        q = _quoted(good)
+        return say(f'Right so far: {q["en"]}', f'맞은 부분: {q["ko"]}') if good else None
+    def _open(self, names):
+        "What is still open, with what may be chosen."
+        listed = lambda s, l: '[' + ' | '.join(o.says[l] for o in s.options) + ']' if self.told else '…'
+        slots = [([n for n in s.names if n in names], s) for s in self.slots if set(s.names) & set(names)]
+        lines = lambda l: '\n'.join(f'{", ".join(its)}: {s.says[l].replace("{}", listed(s, l))}' for its, s in slots)
+        return say('Still open:\n' + lines('en'), '아직 빈 곳:\n' + lines('ko'))
+    def ask(self,
+        read:dict, # slot -> key or None
+        why:dict|None=None, # saying: why nothing was read
+    ) -> Judgement:
+        "Read back what was read, and ask for the rest. It tells nothing on right and wrong."
+        said, left = [self.names[n].sentence(k) for n, k in read.items() if k], [n for n, k in read.items() if not k]
+        q = _quoted(said)
+        back = say(f'I read: {q["en"]}', f'이렇게 읽었어요. {q["ko"]}') if said else why or say(
+            'I could not tell what this says.', '무슨 뜻인지 읽지 못했어요.')
+        last = say('Is that what you mean? Then confirm it (`.confirm()`); or choose what I misread.',
+                   '이런 뜻인가요? 맞으면 확인해 주세요(`.confirm()`). 잘못 읽은 곳은 골라 주세요.') if said else None
+        ticks = [s.sentence(None) for s in self.slots for _ in s.names]
+        parts = [o for o in (back, self._open(left) if left else None, last) if o]
+        need = sum(len(s.names) for s in self.slots if not s.optional)
+        return Judgement('unsure', 0, {l: '\n'.join(o[l] for o in parts) for l in LANGS}, ticks, need, read)
 
 # %% ../nbs/workshop/34_kinds.ipynb #34c9bfd0
 class Either(Kind):
@@ -674,6 +776,11 @@ class Either(Kind):
     def options(self): return next((k.options for k in self.kinds if k.options), ())
     @property
     def code(self): return next((k.code for k in self.kinds if k.code), None)
+    @property
+    def slotted(self): return next((k.slotted for k in self.kinds if k.slotted), None)
+    def shown(self): return self.kinds[-1].shown()
+    @property
+    def form(self): return self.kinds[-1].form
     def reads(self, answer) -> bool:
         "Can one of the kinds read it?"
         return any(k.reads(answer) for k in self.kinds)
@@ -690,18 +797,19 @@ class FunctionAnswer:
 
 class Code(Kind):
     "A function, run on hidden cases beside a reference."
+    form = 'code'
     how = say('Define the function in a cell that starts with the line `%%answer`, or hand it to `check`.',
               '`%%answer`로 시작하는 셀에서 함수를 정의하거나, 함수를 `check`에 넘겨 주세요.')
     def __init__(self,
         name:str, # what the function is called in the prompt
         cases, # function that returns a list of argument tuples
         reference, # the right function
-        faults:list=(), # (wrong function, saying): known faults, recognised by what they return
+        faults:list=(), # (wrong function, saying[, score]): known faults, recognised by what they return
         checks:list=(), # (function of the learner's function -> bool, saying): further demands, when all cases pass
         looks:list=(), # (function of all results and all expected ones -> bool, saying): faults seen by how they differ
         ready:ReadyMade|None=None, # what must not do the work
         show:bool=True, # may the failing input be shown?
-        seconds:float=2., # time allowed per case
+        seconds:float=2., # time of the processor allowed per case; the first call may take twice as long
         rtol:float=1e-4, # relative tolerance
         atol:float=1e-6, # absolute tolerance
     ):
@@ -724,6 +832,9 @@ class Code(Kind):
             f'`{self.name}` is called with {n} argument{"s" if n > 1 else ""}, as the question says.',
             f'`{self.name}`에는 질문에 적힌 대로 인자 {n}개가 들어가요.'))
         passed, first, got, expected = 0, None, [], []
+        # The first call is free: torch sets itself up in it, and `torch.func.grad` takes two seconds for that.
+        ran = run_guarded(fn, copy.deepcopy(cases[0]), 2*self._seconds, 5*self._seconds)
+        if ran.late: return self._trouble(ran, cases[0])
         for args in cases:
             value, bad, stop = self._run(fn, args)
             if stop: return bad
@@ -776,10 +887,11 @@ class Code(Kind):
     def _recognised(self, got, expected, cases):
         "The reply to a fault that we know, or None."
         # A wrong function may raise on a case, a look on a strange result: then it is not this fault.
-        for wrong, message in self._faults:
+        for wrong, message, *score in self._faults:
             with contextlib.suppress(Exception):
                 does = lambda args: plain(wrong(*copy.deepcopy(args)))
-                if all(same(v, does(a), **self._tol) for v, a in zip(got, cases)): return _wrong(message)
+                if all(same(v, does(a), **self._tol) for v, a in zip(got, cases)):
+                    return _partly(*score, ALMOST, message) if score else _wrong(message)
         for look, message in self._looks:
             with contextlib.suppress(Exception):
                 if look(got, expected): return _wrong(message)

@@ -6,7 +6,7 @@
 __all__ = ['LANGS', 'Foreign', 'close', 'formula', 'keyboard_slip', 'language', 'letters_in', 'numbers_in', 'plain',
            'run_guarded', 'say', 'Bank', 'Note', 'Question', 'Report', 'Result', 'terminal', 'Ran', 'ReadyMade', 'same',
            'ALMOST', 'NOT_YET', 'RIGHT', 'SOME', 'STATES', 'Choice', 'ChooseAll', 'Code', 'Either', 'Judgement', 'Kind',
-           'Names', 'Numbers', 'Ordering', 'Pattern', 'PickPoint', 'Source', 'Table', 'Text', 'join', 'missing',
+           'Names', 'Numbers', 'Ordering', 'Pattern', 'PickPoint', 'Slots', 'Source', 'Table', 'join', 'missing',
            'PROGRESS_VERSION', 'Store', 'store', 'user_folder']
 
 # %% ../nbs/workshop/37_quiz.ipynb #2d507fba
@@ -20,12 +20,12 @@ from .answers import (LANGS, Foreign, close, formula, keyboard_slip, language, l
 from .cards import Bank, Note, Question, Report, Result, terminal
 from .guard import Ran, ReadyMade, run_guarded, same
 from .kinds import (ALMOST, NOT_YET, RIGHT, SOME, STATES, Choice, ChooseAll, Code, Either, Judgement, Kind, Names,
-                          Numbers, Ordering, Pattern, PickPoint, Source, Table, Text, join, missing)
+                          Numbers, Ordering, Pattern, PickPoint, Slots, Source, Table, join, missing)
 from .places import VERSION as PROGRESS_VERSION, Progress as Store, progress as store
 from .places import progress_folder as user_folder
 
 _all_ = ['LANGS', 'Foreign', 'close', 'formula', 'keyboard_slip', 'language', 'letters_in', 'numbers_in', 'plain',
          'run_guarded', 'say', 'Bank', 'Note', 'Question', 'Report', 'Result', 'terminal', 'Ran', 'ReadyMade', 'same',
          'ALMOST', 'NOT_YET', 'RIGHT', 'SOME', 'STATES', 'Choice', 'ChooseAll', 'Code', 'Either', 'Judgement', 'Kind',
-         'Names', 'Numbers', 'Ordering', 'Pattern', 'PickPoint', 'Source', 'Table', 'Text', 'join', 'missing',
+         'Names', 'Numbers', 'Ordering', 'Pattern', 'PickPoint', 'Slots', 'Source', 'Table', 'join', 'missing',
          'PROGRESS_VERSION', 'Store', 'store', 'user_folder']

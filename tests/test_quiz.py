@@ -1,17 +1,20 @@
 "The question bank proved by its cases, and what a notebook cannot show: hostile answers, a second process, faults of the disk."
-import builtins, difflib, itertools, json, math, os, random, re, subprocess, sys, threading, time
+import builtins, difflib, html, itertools, json, math, os, random, re, subprocess, sys, threading, time
 from pathlib import Path
 
 import pytest
 
 from ch5clf import answers, places, quiz
+from ch5clf.card import as_html
 from ch5clf.cards import Fault
-from ch5clf.questions import progress, questions, terminal
-from ch5clf.quiz import Code, LANGS, Names, Pattern, STATES, Text
+from ch5clf.questions import progress, questions, sitting, sittings, terminal, today
+from ch5clf.quiz import Code, LANGS, Names, Pattern, STATES, Slots
 
 ROOT = Path(__file__).resolve().parent.parent
 CASES = {k: v for f in ('quiz_cases.json', 'quiz_cases_text.json') for k, v in json.loads((ROOT / 'tests' / f).read_text(encoding='utf-8')).items()}
 kinds_of = lambda q: getattr(q._kind, 'kinds', [q._kind])
+slot_ids = {id for id, q in questions.items() if q._kind.slotted}
+choose_only = {id for id in slot_ids if not any(o.cues for s in questions[id]._kind.slotted.slots for o in s.options)}
 code_ids = {id for id, q in questions.items() if any(isinstance(k, Code) for k in kinds_of(q))}
 
 
@@ -41,7 +44,7 @@ def answer_of(id, given):
 
 # ---------------------------------------------------------------- the bank
 def test_every_question_has_its_cases():
-    assert set(CASES) == set(questions)
+    assert set(CASES) == set(questions) - choose_only
     for id, c in CASES.items():
         for lang in LANGS: assert len(c['right'][lang]) + len(c['right'].get('any', [])) >= 3, (id, lang)
         assert sum(map(len, c['wrong'].values())) >= 5, id
@@ -49,9 +52,14 @@ def test_every_question_has_its_cases():
 
 @pytest.mark.parametrize('id', list(CASES))
 def test_right_answers_pass(id):
+    "A text to a question with slots may be asked about; what was read rightly is right once it is confirmed."
     for lang, answers in CASES[id]['right'].items():
         for given in answers:
             r = questions[id].check(answer_of(id, given))
+            if r.read:
+                assert r.state in ('right', 'unsure'), (id, given, r)
+                if questions[id]._kind.slotted.right(r.read): r = r.confirm()
+                else: r = questions[id].choose(**questions[id]._kind.slotted.key())
             assert r.state == 'right' and r.ok and r.score == 1, (id, given, r)
 
 
@@ -61,7 +69,9 @@ def test_wrong_answers_get_their_feedback(id):
         for given, states, *pieces in answers:
             for lang, piece in zip(LANGS if group == 'any' else [group], pieces * 2 if len(pieces) == 1 else pieces):
                 r = questions[id].check(answer_of(id, given), lang=lang)
-                assert r.state in states.split('|') and not r.ok and r.score < 1, (id, given, r)
+                assert not r.ok and r.score < 1, (id, given, r)
+                if r.read or id in slot_ids and r.state == 'unsure': continue  # read back, not marked
+                assert r.state in states.split('|'), (id, given, r)
                 assert piece in r.message, (id, given, r)
 
 
@@ -71,7 +81,7 @@ def words_of(text): return re.sub(r'[\W_]+', '', text.lower())
 def test_nothing_shown_before_a_try_holds_the_answer(id):
     q = questions[id]
     shown = [t for l in LANGS for t in (*[h[l] for h in q._hints], q.prompt[l], q.topic[l])]
-    for text in shown: assert not q.check(text).ok, (id, text)
+    for text in shown: assert not q.check(text).ok and not (id in slot_ids and q._kind.slotted.right(q.check(text).read)), (id, text)
     if getattr(q._kind, 'options', None) or id in code_ids: return
     rights = {words_of(str(a)) for l in LANGS for a in CASES[id]['right'][l] if isinstance(a, str)}
     for text in [h[l] for l in LANGS for h in q._hints]:
@@ -113,8 +123,8 @@ def test_the_answer_is_not_shown_by_repr_errors_or_source(capsys):
 
 
 def test_the_seed_notes_own_answers():
-    "The notes this course started from, judged as its issue asks: see test_ideas for the free texts."
-    check = lambda id, text: questions[id].check(text).state
+    "The notes this course started from, judged as its issue asks: once the reading is confirmed; see test_reader."
+    check = lambda id, text: questions[id].check(text).confirm().state
     right = dict(q07='DataLoaders.show_batch(nrows=<>, ncols=<>)', q10='activation_fuction : softmax\nnegative_log_likelihood\n(log_softmax + nll_loss) = cross_entrophy',
                  q15='not defined. 로그는 음수를 진수로 취할 수 없다.\ny는 지수 계산을 통해 나온 값. 음수가 불가능.', q17='모든 다른 layers들을 freezing한 채로 마지막 layer만 1 epoch 학습을 수행\n모든 layer를 unfreeze하고 (n) epoch만큼 학습시킴',
                  q18='method??', q20='first : the earliest layers\nsecond : the final layer\nin the middle → multiplicatively equidistant throughout the range', q22='how deep nn is (num of layers)')
@@ -212,7 +222,7 @@ def test_ten_thousand_hostile_answers_raise_nothing(monkeypatch):
     "In memory, since it is not about the disk. No text, name or code question calls any of them right."
     monkeypatch.delenv('CH5CLF_PROGRESS')
     rng, start = random.Random(0), time.time()
-    strict = (Text, Names, Code, Pattern)
+    strict = (Slots, Names, Code, Pattern)
     ids = list(questions)
     slow = {id for id in ids if any(isinstance(k, Pattern) for k in kinds_of(questions[id]))}
     count = 0
@@ -253,12 +263,13 @@ def test_loops_are_stopped():
     def prints(*a):
         while True: print('x')
     for f in (forever, stubborn, sleeps, prints):
-        start = time.time()
+        start, used = time.time(), time.process_time()
         r = questions['q05'].check(f)
-        assert r.state == 'error in your code' and 'still running' in r.message and time.time() - start < 8, (f, r)
+        assert r.state == 'error in your code' and 'still running' in r.message, (f, r)
+        assert time.process_time() - used < 8 and time.time() - start < 30, (f, r)  # on a busy machine the wall is slower
     box = []
     t = threading.Thread(target=lambda: box.append(questions['q05'].check(forever)))
-    t.start(); t.join(15)
+    t.start(); t.join(30)
     assert box and box[0].state == 'error in your code'
 
 
@@ -298,7 +309,7 @@ def test_hints_solution_explain():
 
 
 def test_self_marking_is_kept_apart():
-    q = next(q for q in questions.values() if isinstance(q._kind, Text))
+    q = next(q for q in questions.values() if isinstance(q._kind, Slots))
     ticks = [quiz.say('one', '하나'), quiz.say('two', '둘'), quiz.say('three', '셋')]
     q._last = 'an answer', quiz.Judgement('unsure', 0, quiz.say('', ''), ticks, 2)
     assert q.mark(1, lang='en').state == 'partly' and q.mark(1, 3, lang='en').ok
@@ -329,14 +340,14 @@ def test_disagree_keeps_the_case_and_sends_nothing(own_folder):
 
 def test_language_of_the_reply(monkeypatch):
     q = questions['q22']
-    assert q.check('이미지 크기가 달라요').message.startswith('아직이에요')
-    assert q.check('the image size differs').message.startswith('Not yet')
-    assert q.check('the image size differs', lang='ko').message.startswith('아직이에요')
+    assert '이렇게 읽었어요' in q.check('이미지 크기가 달라요').message
+    assert 'I read' in q.check('the image size differs').message
+    assert '이렇게 읽었어요' in q.check('the image size differs', lang='ko').message
     assert q.check('이미지 크기가 달라요').lang == 'ko'
     for given in ('dls.show_batch(max_n=9)', 'log_softmax then nll_loss', '3e-4, 3e-4', 'b', 'b d c a', 'larger pictures', r'^(.+)_\d+\.jpg$', [1, 2]): assert q.check(given).lang == 'ko', given
     assert q.check('the image size differs').lang == 'en' and q.check('b').lang == 'en'
     monkeypatch.setenv('CH5CLF_LANG', 'ko')
-    assert q.check('the image size differs').message.startswith('아직이에요')
+    assert '이렇게 읽었어요' in q.check('the image size differs').message
 
 
 def test_the_best_try_counts():
@@ -383,7 +394,7 @@ def test_methods_take_any_argument():
     for q, odd in itertools.product([questions[i] for i in ('r01', 'q05', 'q16b', 'q22')], [None, 7, 'fr', [], object(), Angry(), b'ko']):
         for _ in range(2):
             assert q.hint(odd).text and q.solution(odd).text and q.explain(odd).text and q.disagree(odd).text
-            assert q.mark(odd, 1).state == 'not attempted' and q.check('a', lang=odd).state in STATES
+            assert q.mark(odd, 1).state in STATES and q.check('a', lang=odd).state in STATES
         assert q.ask(odd) and questions.progress(odd).rows
 
 
@@ -395,17 +406,126 @@ def test_headings_are_not_told_before_a_try():
 
 
 def test_the_review_notebook_asks_what_the_bank_asks():
+    "Every question once, as a card, in the order of the sittings; what is committed reads as text and tells no answer."
     cells = json.loads((ROOT / 'nbs' / '05_questionnaire.ipynb').read_text(encoding='utf-8'))['cells']
-    text = {''.join(c['source']) for c in cells}
-    asked = [m[1] for t in text if (m := re.match(r'%%answer (\w+)', t))]
-    assert sorted(asked) == sorted(questions)
-    for id, q in questions.items():
-        shown = next(t for t in text if t.startswith(f'**{id}** '))
-        for part in (q.topic, q.prompt, *getattr(q._kind, 'options', [])):
-            for l in LANGS: assert part[l] in shown, (id, part[l])
-        assert len(q._solution['en']) < 12 or q._solution['en'] not in shown
+    asked = [m[1] for c in cells if (m := re.fullmatch(r"questions\['(\w+)'\]", ''.join(c['source'])))]
+    assert asked == [i for s in sittings for i in s] and sorted(asked) == sorted(questions)
+    magic = [m[1] for c in cells if (m := re.match(r'%%answer (\w+)', ''.join(c['source'])))]
+    assert set(magic) == {id for id in questions if questions[id].kind_of_form().form == 'code'}
+    for c in cells:
+        for o in c.get('outputs', []): assert set(o.get('data', {})) <= {'text/plain', 'text/html'}, 'no widget is committed'
     outputs = json.dumps([c.get('outputs') for c in cells])
-    assert 'nll_loss' not in outputs and 'log_softmax' not in outputs
+    assert 'nll_loss' not in outputs.replace('nll_loss` takes', '').replace('nll_loss</code> takes', '') or 'r02' in outputs
+    assert 'log_softmax' not in ''.join(json.dumps(c['outputs']) for c in cells if ''.join(c['source']) == "questions['q10']")
+
+
+def test_a_question_shows_itself_in_one_language_and_without_widgets(monkeypatch):
+    monkeypatch.setenv('IN_TEST', '1')
+    for q in questions.values():
+        for lang in LANGS:
+            answers.choose_language(lang)
+            bundle = q._repr_mimebundle_()
+            assert set(bundle) == {'text/plain', 'text/html'}
+            assert as_html(q.topic[lang]) in bundle['text/html'] and q.id in bundle['text/html']
+            assert "check('…')" in html.unescape(bundle['text/html']) or '%%answer' in bundle['text/html']
+
+
+def test_a_card_of_every_question():
+    "Built, answered, switched, without a browser: what it shows, its labels, its colours, what comes back."
+    widgets = pytest.importorskip('ipywidgets')
+    from ch5clf.card import Card
+    for id, q in questions.items():
+        answers.choose_language('en')
+        card = Card(q)
+        described = [w.description for w in walk(card.box) if isinstance(w, (widgets.Dropdown, widgets.Text, widgets.Textarea, widgets.Checkbox))]
+        assert all(described), id  # a screen reader has something to read
+        shown = ''.join(w.value for w in walk(card.box) if isinstance(w, widgets.HTML))
+        assert id in shown and '#fff' not in shown and 'white' not in shown
+        card._check() if q.kind_of_form().form != 'code' else None
+        card._switch('ko')
+        assert answers.heard_language() == 'ko' and places.progress.read()['language'] == 'ko'
+        for name in ('hint', 'solution', 'explain'): card._show(getattr(q, name)('ko'))
+
+
+def walk(box):
+    yield box
+    for child in getattr(box, 'children', ()): yield from walk(child)
+
+
+def test_a_card_is_answered_confirmed_and_comes_back():
+    pytest.importorskip('ipywidgets')
+    from ch5clf.card import Card
+    answers.choose_language('en')
+    card = Card(questions['q19'])
+    card.form.text.value = 'the first layers more slowly than the last'
+    card._check()
+    assert card.result.state == 'unsure' and card.sure.layout.display == '' and card.form.fields['early'].value == 'small'
+    card._confirm()
+    assert card.result.ok and 'Read on' in card.reply.value and card.sure.layout.display == 'none'
+    again = Card(questions['q19'])
+    assert '✓' in again.reply.value and again.form.fields['late'].value == 'large'
+    card = Card(questions['r01'])
+    card.form.fields['one'].value = 'a'
+    card._check()
+    assert not card.result.ok and 'spare margin' in card.reply.value
+    card._ask_why()
+    card.reason.children[0].value = 'I like it'
+    card._keep()
+    assert 'Kept' in card.reply.value and len(places.progress.read()['disagreements']) == 1
+    card = Card(questions['c06'])
+    for c in 'ace': card.form.fields[c].value = True
+    card._check()
+    assert card.result.ok
+    card = Card(questions['c09'])
+    for field, c in zip(card.form.fields.values(), 'bdac'): field.value = c
+    card._check()
+    assert card.result.ok
+    card = Card(questions['x02'])
+    for field, v in zip(card.form.fields.values(), ('-0.8', '0.1', '0.7')): field.value = v
+    card._check()
+    assert card.result.ok
+
+
+def test_right_teaches():
+    for id, given in (('r01', 'c'), ('m02', .7788), ('q07', 'show_batch')):
+        for lang in LANGS:
+            r = questions[id].check(given, lang=lang)
+            assert r.ok and questions[id]._solution[lang] in r.message and questions[id]._why[lang] in r.message
+
+
+def test_today_and_sittings():
+    assert [q.id for q in today()] == sittings[0][:3] and len(sittings) == 7
+    questions['r01'].check('a')
+    assert [q.id for q in today()][0] == 'r01' and len(today(5)) == 5
+    assert 'q07' in repr(today()) and '<pre' in sitting(2)._repr_html_()
+
+
+def test_fair_scores_and_forms():
+    naive = lambda x, y: -(x.exp() / x.exp().sum(1, keepdim=True))[range(len(y)), y].log().mean()
+    import torch.nn.functional as F
+    own, ready = questions['t02'].check(naive), questions['t02'].check(F.cross_entropy)
+    assert own.score > ready.score and own.state == ready.state == 'partly'
+    for given in ('38.5 MB', '36.8 MiB', '36.8 MB', '38.5 MiB', '0.0385 GB', '38,535,168 bytes'): assert questions['m05'].check(given).ok, given
+    for given in ('±1.4%', r'$\pm 1.39\%$', '+/- 1.39 %', '0.0139'): assert questions['m03'].check(given).ok, given
+    for given in (r'$-\log(\frac{1}{12})$', r'\log{12}', '-log(1/12)', '–log(1/12)'): assert questions['m01'].check(given).ok, given
+    for given in ('–0.8, 0.1, 0.7', '—0.8; 0.1; 0.7', r'$-0.8, 0.1, 0.7$'): assert questions['x02'].check(given).ok, given
+    assert questions['q16c'].check(.015).ok and questions['q16c'].check(.001).ok
+    assert questions['q16'].choose(one='tenth', two='steepest').ok and questions['q16'].choose(one='last', two='tenth').ok
+    assert questions['q06'].choose(one='light', two='cut').ok and not questions['q06'].choose(one='cut', two='cut').ok
+    assert 'too early' in questions['c09'].check('abcd', lang='en').message
+
+
+def test_a_slow_first_call_is_free():
+    first = []
+    def slow_once(logits, targets):
+        import torch
+        if not first:
+            first.append(1)
+            end = time.thread_time() + 2.5
+            while time.thread_time() < end: pass
+        logp = logits - logits.logsumexp(dim=1, keepdim=True)
+        return -logp[range(len(targets)), targets].mean()
+    assert questions['t02'].check(slow_once).ok
 
 
 # ---------------------------------------------------------------- the file
@@ -532,6 +652,37 @@ def test_terminal(monkeypatch, capsys):
     monkeypatch.setattr(builtins, 'input', lambda *a: (_ for _ in ()).throw(EOFError))
     assert terminal(lang='ko') == 0
     assert terminal('q04', lang='en') == 0 and 'notebook' in capsys.readouterr().out
+
+
+def test_terminal_asks_slots_reads_back_and_breaks_lines(monkeypatch, capsys):
+    options = [o.key for o in questions['q22']._kind.slots[0].options]
+    right = str(options.index('layers') + 1), str([o.key for o in questions['q22']._kind.slots[1].options].index('r101') + 1)
+    lines = iter(['?', 'the first layers more slowly than the last', 'y', 'choose', *right, 'dls.show_batch()'])
+    monkeypatch.setattr(builtins, 'input', lambda *a: next(lines))
+    monkeypatch.setenv('COLUMNS', '60')
+    assert terminal(['q19', 'q22', 'q07'], lang='en') == 0
+    out = capsys.readouterr().out
+    assert out.count("That's right.") == 3 and 'I read:' in out and 'Commands:' in out and '  1) ' in out
+    assert max(map(len, out.splitlines())) <= 62 or 'notebook' in out
+    monkeypatch.setattr(builtins, 'input', lambda *a: (_ for _ in ()).throw(EOFError))
+    assert terminal(lang='en') == 0
+    out = capsys.readouterr().out
+    assert 'Sitting 1' in out and 'q03' in out  # q07 is right already: the sittings go on with q03
+
+
+def test_a_comment_above_the_magic_is_ignored():
+    script = '''
+from execnb.shell import CaptureShell
+s = CaptureShell()
+s.run("%load_ext ch5clf.questions")
+for cell in ("# my answer\\n%%answer r01 en\\nc", "\\n\\n# mine\\n\\n%%answer r01 en\\nc"):
+    out = s.run(cell)
+    assert "That's right" in str(out), out
+assert "not attempted" in str(s.run("# x\\n%%answer r01 en"))
+'''
+    pytest.importorskip('execnb')
+    done = subprocess.run([sys.executable, '-c', script], env={**os.environ, 'PYTHONPATH': str(ROOT), 'IN_TEST': '1'}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_magic_in_two_shells_of_one_process():

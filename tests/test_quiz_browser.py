@@ -1,5 +1,5 @@
-"The questionnaire in JupyterLab, in a real browser: answer, read the reply, restart the kernel, find the progress again."
-import contextlib, json, os, shutil, socket, subprocess, sys, time, urllib.request
+"The questionnaire in JupyterLab, in a real browser: a card answered by mouse, one by keyboard, languages, themes, a restart."
+import contextlib, json, os, re, shutil, socket, subprocess, sys, time, urllib.request
 from pathlib import Path
 
 import pytest
@@ -68,18 +68,32 @@ def run(page, cell, source=None):
 def load(page, cell, word):
     "Run the first cell until it has run: keys pressed while the notebook is still settling are lost."
     for last in (False, False, False, True):
-        run(page, cell, f"%load_ext ch5clf.questions\nfrom ch5clf.questions import progress, questions\nprint('{word}')")
+        run(page, cell, f"%load_ext ch5clf.questions\nfrom ch5clf.questions import progress, questions, sitting, today\nprint('{word}')")
         try: return sync_api.expect(cell.locator('.jp-OutputArea-output').last).to_have_text(word, timeout=60_000 if last else 10_000)
         except AssertionError:
             if last: raise
 
 
-def test_answer_restart_and_find_it_again(lab):
+def card(page, id):
+    "The output of the cell that shows the card of a question, run anew."
+    cell = cell_with(page, f"questions['{id}']")
+    cell.scroll_into_view_if_needed()
+    run(page, cell)
+    out = cell.locator('.jp-OutputArea')
+    sync_api.expect(out.locator('.widget-vbox').first).to_be_visible()
+    return out
+
+
+def kept_of(path, id): return json.loads(path.read_text(encoding='utf-8'))['questions'].get(id, {})
+
+
+def test_cards(lab, tmp_path):
     url, kept = lab
     expect = sync_api.expect
+    shots = Path(os.environ.get('CH5CLF_SHOTS', tmp_path))
     with sync_api.sync_playwright() as p:
         browser = p.chromium.launch(executable_path=CHROMIUM, args=['--no-sandbox'])
-        page = browser.new_page(viewport=dict(width=1300, height=2400))
+        page = browser.new_page(viewport=dict(width=1300, height=1400))
         page.set_default_timeout(60_000)
         expect.set_options(timeout=60_000)
         page.goto(f'{url}/lab/tree/05_questionnaire.ipynb?token=secret&reset')
@@ -87,30 +101,70 @@ def test_answer_restart_and_find_it_again(lab):
         first.wait_for()
         page.locator('.jp-Notebook-ExecutionIndicator[data-status="idle"]').wait_for()
         load(page, first, 'loaded')
-        answer = cell_with(page, '%%answer q07')
 
-        run(page, answer, '%%answer q07\nshow_bach')
-        reply = answer.locator('.jp-OutputArea-output').last
-        expect(reply).to_contain_text('partly')
-        expect(reply).to_contain_text('spelling')
-        assert reply.locator('b').count() >= 1, 'the reply is drawn as HTML'
+        # by mouse
+        out = card(page, 'r01')
+        out.locator('input[type=radio]').nth(0).check()
+        out.locator('button', has_text='check').click()
+        expect(out).to_contain_text('no spare margin')
+        out.locator('button', has_text='hint').click()
+        expect(out).to_contain_text('Hint 1 of')
+        out.locator('button', has_text='solution').click()
+        expect(out).to_contain_text('Resize or crop to one large size')
+        out.locator('button', has_text='I disagree').click()
+        out.locator('input[type=text]').last.fill('mine says the same')
+        out.locator('button', has_text='keep it').click()
+        expect(out).to_contain_text('Nothing was sent')
+        out.locator('input[type=radio]').nth(2).check()
+        out.locator('button', has_text='check').click()
+        expect(out).to_contain_text("That's right.")
+        assert kept_of(kept, 'r01')['best'] == 1
+        page.screenshot(path=shots / 'card-choice-light.png')
 
-        run(page, answer, '%%answer q07\n배치를 show_batch로 그려 봐요')
-        expect(answer.locator('.jp-OutputArea-output').last).to_contain_text('맞았어요')
-        assert json.loads(kept.read_text(encoding='utf-8'))['questions']['q07']['tries'] == 2
+        # by keyboard alone: own words, then the button that confirms
+        out = card(page, 'q19')
+        out.locator('textarea').focus()
+        page.keyboard.type('the first layers more slowly than the last')
+        page.keyboard.press('Tab')
+        page.keyboard.press('Enter')
+        expect(out).to_contain_text('I read:')
+        page.screenshot(path=shots / 'card-read-back-light.png')
+        for _ in range(9):
+            page.keyboard.press('Tab')
+            if page.evaluate('document.activeElement.innerText') == "yes, that's what I mean": break
+        page.keyboard.press('Enter')
+        expect(out).to_contain_text("That's right.")
+        assert kept_of(kept, 'q19')['best'] == 1
+
+        # the language changes and stays
+        out.locator('button', has_text='한국어').click()
+        expect(out).to_contain_text('차등 학습률')
+        expect(out).to_contain_text('맞았어요')
+        other = card(page, 'q22')
+        expect(other.locator('button', has_text='확인').first).to_be_visible()
+        labels = other.locator('select, textarea').evaluate_all('all => all.map(o => (o.labels && o.labels[0] || {}).innerText || "")')
+        assert labels and all(labels), labels
 
         page.locator('.lm-MenuBar-item', has_text='Kernel').click()
         page.locator('.lm-Menu-item[data-command="kernelmenu:restart"]').click()
         page.locator('.jp-Dialog .jp-mod-accept').click()
         page.locator('.jp-Dialog').wait_for(state='detached')
         page.locator('.jp-Notebook-ExecutionIndicator[data-status="idle"]').wait_for()
-
         load(page, first, 'loaded again')
-        report = cell_with(page, 'progress().next')
-        run(page, report, "progress('en')  # and not only progress().next")
-        output = report.locator('.jp-OutputArea-output').last
-        expect(output).to_contain_text('1 of')
-        expect(output).to_contain_text('q07')
-        expect(output.locator('svg rect').first).to_be_visible()
+        out = card(page, 'q19')
+        expect(out).to_contain_text('전에 맞혔어요')
+        page.locator('.lm-MenuBar-item', has_text='Settings').click()
+        page.locator('.lm-Menu-item', has_text='Theme').first.hover()
+        page.locator('.lm-Menu-item', has_text='JupyterLab Dark').first.click()
+        page.locator('body[data-jp-theme-name="JupyterLab Dark"]').wait_for(state='attached')
+        page.wait_for_timeout(1500)
+        out.scroll_into_view_if_needed()
+        page.screenshot(path=shots / 'card-dark.png')
+        ink = out.locator('.widget-html-content div').first.evaluate('e => getComputedStyle(e).color')
+        assert sum(map(int, re.findall(r'\d+', ink)[:3])) > 380, f'{ink}: light ink on a dark page'
+        report = cell_with(page, 'progress()')
+        run(page, report)
+        expect(report.locator('.jp-OutputArea-output').last).to_contain_text('q19')
         browser.close()
-    assert json.loads(kept.read_text(encoding='utf-8'))['questions']['q07']['state'] == 'right'
+    assert kept_of(kept, 'q19')['state'] == 'right'
+    assert json.loads(kept.read_text(encoding='utf-8'))['language'] == 'ko'
