@@ -138,7 +138,7 @@ def course_source() -> Path: # folder that holds index.ipynb
         if (folder/'index.ipynb').exists(): return folder
     raise UserError('this installation has no course notebooks; run: pip install --force-reinstall ch5clf')
 
-_hold_answers = {'workshop/33_rubrics.ipynb', 'workshop/36_questions.ipynb'}
+_hold_answers = {'workshop/36_questions.ipynb'}
 
 def _course_files(source, workshop):
     "Name in the course -> file."
