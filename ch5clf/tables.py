@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['WANTED', 'nfc', 'read_table', 'side_of', 'Table', 'understand']
 
-# %% ../nbs/workshop/09_tables.ipynb #c1a777ae
+# %% ../nbs/workshop/09_tables.ipynb #f0ccb0f0
 __doc__ = """A table of labels as people save it: separator, encoding and words are found out.
 
     from ch5clf.tables import read_table, understand
@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pandas as pd
 
-# %% ../nbs/workshop/09_tables.ipynb #d4f4a201
+# %% ../nbs/workshop/09_tables.ipynb #e76591b9
 def nfc(text): return unicodedata.normalize('NFC', str(text))
 
 def _encoding(b):
@@ -33,14 +33,15 @@ def _encoding(b):
 
 def _text(file):
     "The text of a table. `ValueError` for a workbook, and for bytes that are no text."
-    b = Path(file).read_bytes()
+    try: b = Path(file).read_bytes()
+    except OSError as e: raise ValueError(f'{file}: cannot be read ({e.strerror}); copy it anew') from None
     if b[:4] in (b'PK\3\4', b'\xd0\xcf\x11\xe0'):
         raise ValueError(f'{file}: a workbook, not a text table; save it as CSV (UTF-8)')
     try: return nfc(b.decode(_encoding(b))).lstrip('\ufeff').replace('\r\n', '\n').replace('\r', '\n')
     except (UnicodeDecodeError, TypeError): pass
     raise ValueError(f'{file}: no text in UTF-8, UTF-16 or cp949; save it as CSV (UTF-8)')
 
-# %% ../nbs/workshop/09_tables.ipynb #99facb91
+# %% ../nbs/workshop/09_tables.ipynb #4e9f7378
 def _separator(text):
     first, line = re.match(r'sep=(.)\n', text), text.lstrip('\n').split('\n', 1)[0]
     if first: return first[1], text[first.end():] # how Excel marks it
@@ -65,10 +66,10 @@ def read_table(
                          'and give each column its own name')
     return pd.DataFrame([(r + ['']*len(head))[:len(head)] for r in rows], columns=head)
 
-# %% ../nbs/workshop/09_tables.ipynb #96ec585c
+# %% ../nbs/workshop/09_tables.ipynb #15540624
 _side_words = dict(
-    train='train training trained trn learn learning 훈련 학습 트레인',
-    valid='valid validation validate val vld dev development 검증 밸리드',
+    train='train training trn learn 훈련 학습 트레인',
+    valid='valid validation validate val vld dev 검증 밸리드',
     test='test testing tst 테스트 시험 평가')
 _sides = {word: side for side, words in _side_words.items() for word in words.split()}
 _tail = re.compile(r'(?:[ _.-]*(?:sets?|data(?:set)?|images?|imgs?|photos?|pictures?|split|용|세트|셋|데이터(?:셋|세트)?|사진|이미지))+$')
@@ -84,7 +85,7 @@ _yes, _no = ({*words.split()} for words in ('true 1 1.0 yes y t o 예', 'false 0
 
 def _flag(word): return True if word.casefold() in _yes else False if word.casefold() in _no else None
 
-# %% ../nbs/workshop/09_tables.ipynb #5277b6c3
+# %% ../nbs/workshop/09_tables.ipynb #02e38d18
 _words = dict(
     name='''path filepath imagepath imgpath name filename fname file imagename imgname imagefile image img photo picture
         imageid imgid photoid id 경로 파일경로 파일 파일명 파일이름 이미지 사진 이름''',
@@ -109,7 +110,7 @@ def _one_hot(rows, taken):
     flags = {c: f for c, f in flags.items() if None not in f}
     return flags if len(flags) > 1 and all(sum(row) == 1 for row in zip(*flags.values())) else {}
 
-# %% ../nbs/workshop/09_tables.ipynb #6aff43c0
+# %% ../nbs/workshop/09_tables.ipynb #cc04a868
 WANTED = ('wanted are a column of file names (name, file_name, fname, image, id, path) and one of labels (label, class, '
           'breed, category; or a column of 0 and 1 for each class), of sides (split, set, is_valid), or both')
 
@@ -149,7 +150,7 @@ def _labels(rows, found, named):
     if not flags: return None, None
     return 'a column for each class', [next(c for c in flags if flags[c][i]) for i in range(len(rows))]
 
-# %% ../nbs/workshop/09_tables.ipynb #22ac4977
+# %% ../nbs/workshop/09_tables.ipynb #f69cc737
 def _sides_of(rows, found, source):
     "(column, side of each row) or (None, None)."
     for kind in ('split', 'valid', 'test'):
