@@ -49,7 +49,7 @@ def _undated(breed):
     bare = _stamp.sub('_', breed)
     return breed if bare == breed else re.sub(r'[ _.-]*_[ _.-]*', '_', bare).strip(' _.-')
 
-# %% ../nbs/workshop/16_labels.ipynb #81108e6e
+# %% ../nbs/workshop/16_labels.ipynb #a788f150
 def breed_of(
     name:str|Path, # a file name, or a path whose last part is one
 ) -> str: # the breed, NFC-normalised, with its underscores, without dates and long numbers
@@ -92,7 +92,7 @@ def _place(path, file):
     classes = tuple(p for p in parts if not side_of(p) and not _no_class.fullmatch(p.strip()) and not _is_day(p))
     return (sides[0] if sides else None), classes, any(map(_is_day, parts))
 
-# %% ../nbs/workshop/16_labels.ipynb #716a4e32
+# %% ../nbs/workshop/16_labels.ipynb #ceaa6f67
 @dataclass
 class Trouble:
     "Why a set cannot be trained on as it stands."
@@ -126,7 +126,7 @@ def _by_folder(path, classes, days):
         troubles.append(Trouble('nested folders', folder, detail, _NEST, tuple(files)))
     return labels, troubles
 
-# %% ../nbs/workshop/16_labels.ipynb #ae4ce88d
+# %% ../nbs/workshop/16_labels.ipynb #85aedff9
 _NAME = 'rename it as Breed_name_12.jpg, or put it in a folder named after its class'
 
 def _reason(error): return str(error).split(': ', 1)[1].split(';')[0]
@@ -193,7 +193,7 @@ class Relabelled(Transform):
 
     def encodes(self, file): return self.labels.get(_identity(file)) or self.labeller(file)
 
-# %% ../nbs/workshop/16_labels.ipynb #f2d6632f
+# %% ../nbs/workshop/16_labels.ipynb #6d0402ca
 _suffix = re.compile(rf'\.(?:{_suffixes})$', re.IGNORECASE)
 
 class _Index:
@@ -225,7 +225,7 @@ def _fitting(names, index):
         if (now := sum(bool(index.find(n)) for n in names)) > count: best, count = names, now
     return best, count
 
-# %% ../nbs/workshop/16_labels.ipynb #717f4f65
+# %% ../nbs/workshop/16_labels.ipynb #3fb2aeb0
 def _choose(hits, label, name, index, sides):
     "Of several pictures that a row may mean the one it does, by its label's folder or by its side; else all."
     if len(hits) < 2: return hits
@@ -253,13 +253,13 @@ def _rows_of(table, index, sides):
                                  'delete the wrong one')
     return told, lost
 
-# %% ../nbs/workshop/16_labels.ipynb #2e4faf71
+# %% ../nbs/workshop/16_labels.ipynb #25a1b961
 def _tables_in(folder):
     "Stem -> file of the tables that lie in a folder."
     files = [f for f in sorted(folder.iterdir()) if f.suffix.lower() in ('.csv', '.tsv') and f.is_file()]
     return {nfc(f.stem).casefold(): f for f in files}
 
-def _beside(path, files):
+def _beside(path):
     "The tables that speak of a folder: (file, folder of its names below `path`, side that its own name declares)."
     here = _tables_in(path)
     for stem in ('labels', 'label', 'metadata'):
@@ -267,9 +267,9 @@ def _beside(path, files):
     if 'train' in here:
         others = [(f, '', side) for stem, f in here.items() if (side := side_of(stem)) in ('valid', 'test')]
         return [(here['train'], '', 'train' if 'valid' in {side for *_, side in others} else None), *others]
-    sides = {path/p for f in files if side_of(p := f.relative_to(path).parts[0]) and (path/p).is_dir()} if files else ()
-    tables = [(s, _tables_in(s)) for s in sorted(sides)]
-    return [(t[stem], s.name, None) for s, t in tables for stem in ('labels', 'metadata') if stem in t][:len(tables)]
+    tables = [(s, _tables_in(s)) for s in sorted(path.iterdir()) if side_of(s.name) and s.is_dir()]
+    best = [(s, next((t[stem] for stem in ('labels', 'metadata') if stem in t), None)) for s, t in tables]
+    return [(t, s.name, None) for s, t in best if t]
 
 def _named_table(path, name):
     "The table of `labels='file.csv'`: below the folder, or as it stands."
@@ -278,11 +278,11 @@ def _named_table(path, name):
     raise FileNotFoundError(f'labels={str(name)!r}: there is no such table, neither in {path} nor as it stands; '
                             'give a path, or a dict from pictures to labels')
 
-# %% ../nbs/workshop/16_labels.ipynb #bd0ab9a5
-def _joined(path, files, labels, keep):
+# %% ../nbs/workshop/16_labels.ipynb #3dd555ca
+def _joined(path, labels, keep):
     "One table out of those that count, or None."
     if isinstance(labels, pd.DataFrame): return understand(labels.rename(columns=str).astype(str), 'labels', keep)
-    found = _named_table(path, labels) if isinstance(labels, (str, Path)) else _beside(path, files)
+    found = _named_table(path, labels) if isinstance(labels, (str, Path)) else _beside(path)
     frames, sides = [(read_table(f), prefix) for f, prefix, _ in found], []
     tables = [understand(_prefixed(rows, prefix, f.name), f.name, keep if side != 'test' else rows.columns[0])
               for (f, _, side), (rows, prefix) in zip(found, frames) if len(rows)]
@@ -300,7 +300,7 @@ def _prefixed(rows, prefix, source):
     names = understand(rows, source, rows.columns[0]).names
     return rows.assign(**{c: [f'{prefix}/{n}' for n in _tidied(cells)] for c, cells in names.items()})
 
-# %% ../nbs/workshop/16_labels.ipynb #bf5328ad
+# %% ../nbs/workshop/16_labels.ipynb #e80feb2d
 @dataclass
 class Folder:
     "What a folder of pictures means."
@@ -336,7 +336,7 @@ class Folder:
         "fastai splitter: from files to the indices of training and validation pictures."
         return _splitter(self, seed, valid_pct, group)
 
-# %% ../nbs/workshop/16_labels.ipynb #934e110d
+# %% ../nbs/workshop/16_labels.ipynb #af5a5f7e
 def _words(folder, troubles):
     "The sentence for the first kind of trouble."
     first = troubles[0]
@@ -380,7 +380,7 @@ def _said(folder):
     more += [f'{_counted(folder.lost, "row")} of {folder.table.source} without a picture'] if folder.lost else []
     return first + f'{_counted(len(files), "picture")};\n' + '; '.join([split, *more])
 
-# %% ../nbs/workshop/16_labels.ipynb #00a5384e
+# %% ../nbs/workshop/16_labels.ipynb #6bedeadf
 def _sides_told(places, rows):
     "(picture -> side, troubles): the table's word, else the folder's."
     sides, troubles = {}, []
@@ -406,7 +406,7 @@ def _split_troubles(path, files, sides):
     if sides and not files:
         yield Trouble('split', path, f'all {len(sides)} pictures are test pictures', 'put pictures in train/')
 
-# %% ../nbs/workshop/16_labels.ipynb #da76732b
+# %% ../nbs/workshop/16_labels.ipynb #5cb1e7ed
 def _table_labels(path, table, rows, places, sides):
     "(labels, troubles) by the rows of a table; pictures in test/ may go without."
     labels, troubles = {}, []
@@ -435,7 +435,7 @@ def _set_troubles(path, files, labels):
         yield Trouble('one class', path, f'{len(found)} classes for {len(files)} pictures, such as {min(found)}: nearly '
                       'every picture is a class of its own', 'name pictures of one class alike, or make a folder for each')
 
-# %% ../nbs/workshop/16_labels.ipynb #8ab28190
+# %% ../nbs/workshop/16_labels.ipynb #86b1ea24
 def _corrections(labels, path, pictures, everything):
     "Picture -> label, from a function of the path below the folder, a dict, a Series or a DataFrame."
     if callable(labels): return _keyed({b: labels(PurePosixPath(b)) for f in pictures if (b := _below(path, f))}, path, pictures)
@@ -443,8 +443,8 @@ def _corrections(labels, path, pictures, everything):
     if isinstance(labels, pd.Series) and labels.index.has_duplicates:
         twice = labels.index[labels.index.duplicated()][0]
         raise ValueError(f'labels: {twice} stands there twice; give each picture one label')
-    told = _keyed(dict(labels), path, everything)
-    return {f: label for f, label in told.items() if f in set(pictures)}
+    told, usable = _keyed(dict(labels), path, everything), set(pictures)
+    return {f: label for f, label in told.items() if f in usable}
 
 def _series(frame):
     "The labels of a DataFrame: its one column by its index, or the columns for name and label."
@@ -461,13 +461,14 @@ def _check_new(told, labels, files, new_classes):
     raise ValueError(f'labels: {new[0]} is the label of no picture here{f" (did you mean {near[0]}?)" if near else ""}; '
                      'give new_classes=True where a new class is meant')
 
-# %% ../nbs/workshop/16_labels.ipynb #34f63209
+# %% ../nbs/workshop/16_labels.ipynb #0ad40a07
 def _read(path, pictures, labels=None, new_classes=False, keep=None):
     "What a folder means, troubles included. `ValueError` only on account of a table, or of `labels`."
-    everything = sorted({*pictures, *(f for f in files_below(path)[0] if f.suffix.lower() in SUFFIXES)}, key=str)
+    there = [f for f in files_below(path)[0] if f.suffix.lower() in SUFFIXES] # those that cannot be read, too
+    everything = [*{_below(path, f): f for f in [*there, *pictures]}.values()]
     places = {f: _place(path, f) for f in pictures}
     whole = isinstance(labels, (str, Path)) or isinstance(labels, pd.DataFrame) and _has_split(labels)
-    table = _joined(path, pictures, labels if whole else None, keep) if pictures and labels is not False else None
+    table = _joined(path, labels if whole else None, keep) if pictures and labels is not False else None
     rows, lost = {}, 0
     if table: rows, lost = _rows_of(table, _Index(path, everything), {f: side for f, (side, *_) in places.items()})
     sides, troubles = _sides_told(places, rows)
@@ -496,7 +497,7 @@ def _found(path, table, rows, places, sides, files):
     by_name = _by_name(rest)[0]
     return labels | {f: (c[-1] if c else None) if how == 'folders' else by_name[f] for f, (_, c, _) in rest.items()}, troubles, how
 
-# %% ../nbs/workshop/16_labels.ipynb #8245efb8
+# %% ../nbs/workshop/16_labels.ipynb #b6126cb1
 def read_folder(
     path, # folder of pictures
     labels=None, # a table's file name, a dict, Series or DataFrame by path below `path`, or a function of that path
@@ -513,7 +514,7 @@ def read_folder(
     keep = group if isinstance(group, str) else None
     return _read(path, files, labels, new_classes, keep).refuse()
 
-# %% ../nbs/workshop/16_labels.ipynb #324eb9bc
+# %% ../nbs/workshop/16_labels.ipynb #82e7abfa
 def labeller_for(
     path, # folder of pictures
     files=None, # its pictures, where they are listed already
@@ -555,7 +556,7 @@ def _groups(folder, files, group):
     cells = [rows[group][folder.row_of[f]] if f in folder.row_of else '' for f in files]
     return [cell or ('', i) for i, cell in enumerate(cells)]
 
-# %% ../nbs/workshop/16_labels.ipynb #fc7c421c
+# %% ../nbs/workshop/16_labels.ipynb #e6af7364
 def _splitter(folder, seed, valid_pct, group):
     "See `Folder.splitter`."
     if valid_pct is not None and (folder.declared or not 0 < valid_pct < 1):
@@ -598,7 +599,7 @@ def _meaning_of(path, files):
     files, rows = L(files), []
     try: folder = _read(path, files)
     except ValueError as e:
-        table = next((f for f, *_ in _beside(path, files)), path)
+        table = next((f for f, *_ in _beside(path)), path)
         rows = [(table, 'table', str(e), 'mend the table; until then nothing can be trained')]
         folder = _read(path, files, False)
     return folder.labels, folder.sides, rows + [(t.file, t.problem, t.detail, t.remedy) for t in folder.troubles]
