@@ -14,7 +14,7 @@ more test errors, because it learned wrong labels by heart; (3) to (5) augmentat
 large head's test error; (6) all three at full strength raise it.
 grow, 10 seeds, one thing changed against lite0 at 96 px, everything else and the seconds equal: (7) lite1, (8) lite2 (deeper
 architectures), (9) 128 px, (10) pictures that grow from 64 to 96 px make fewer errors; (11) 64 px makes more; (12) the difference of
-lite2 is lower (more in its favour) with three times the seconds.
+lite2 is lower (more in its favour) with three times the seconds (that arm is planned, and not recorded yet).
 """
 import argparse
 import json

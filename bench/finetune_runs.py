@@ -251,7 +251,8 @@ class TestErrors(Callback):
         self.learn.model.eval()
         with no_random(), torch.no_grad():
             batches = self.learn.dls.test_dl(self.files, with_labels=True, bs=64) # made now: with Normalize
-            self.wrong.append(sum(int((self.learn.model(x).argmax(1) != y).sum()) for x, y in batches))
+            plain = (tuple(t.as_subclass(torch.Tensor) for t in b) for b in batches)
+            self.wrong.append(sum(int((self.learn.model(x).argmax(1) != y).sum()) for x, y in plain))
 
 
 def first_rise(losses):

@@ -28,7 +28,7 @@ with quiet_imports():
 _all_ = ['anatomy', 'training_memory', 'BatchLimit', 'largest_batch', 'AutoPrecision',
          'mixed_precision', 'TimeBudget', 'grow']
 
-# %% ../nbs/04_deeper.ipynb #780e6fb0
+# %% ../nbs/04_deeper.ipynb #ddd876ec
 def own_net(
     arch, # a pretrained body that fastai can cut: lite0, or resnet34 of torchvision
     n_out:int, # classes

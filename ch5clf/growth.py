@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['sign_test', 'grow']
 
-# %% ../nbs/workshop/27_growth.ipynb #11a154bd
+# %% ../nbs/workshop/27_growth.ipynb #397b7f4d
 __doc__ = """The same time to train for each rung of a ladder: larger architectures, larger pictures.
 
     from ch5clf.growth import grow
@@ -15,7 +15,6 @@ __doc__ = """The same time to train for each rung of a ladder: larger architectu
 import math, time
 
 import pandas as pd
-import torch
 import torch.nn.functional as F
 from .callbacks import TimeBudget, frozen_batchnorm
 from .loaders import pet_dls
@@ -24,9 +23,9 @@ from .places import quiet_imports
 with quiet_imports():
     from fastai.vision.all import Normalize, set_seed, vision_learner
 
-# %% ../nbs/workshop/27_growth.ipynb #a077843f
+# %% ../nbs/workshop/27_growth.ipynb #8f98aff8
 def sign_test(
-    a, # bool tensor (n,): which items one model has right
+    a, # bool tensor or array (n,): which items one model has right
     b, # the same for the other model
 ) -> float: # 0 to 1
     "How likely two equally good models would differ so much: a fair coin for each item that only one has right."
@@ -34,7 +33,7 @@ def sign_test(
     n, k = one + other, min(one, other)
     return min(1., 2*sum(math.comb(n, i) for i in range(k + 1))/2**n)
 
-# %% ../nbs/workshop/27_growth.ipynb #db47f638
+# %% ../nbs/workshop/27_growth.ipynb #31d4ab74
 def _loaders(path, sizes, bs):
     "Loaders for each size."
     return [pet_dls(path, size=s, presize=round(1.25*s), bs=bs) for s in sizes]
@@ -52,7 +51,7 @@ def _rung_learner(path, arch, sizes, seed, bs):
     _normalise_like(loaders[0], loaders[1:])
     return learn, loaders
 
-# %% ../nbs/workshop/27_growth.ipynb #bc8d4eb6
+# %% ../nbs/workshop/27_growth.ipynb #aeceeee9
 class _Fits:
     "One-cycle fits by the clock; adds up the seconds and the pictures."
     def __init__(self, learn, seconds, clock):
@@ -76,7 +75,7 @@ def _train_rung(path, arch, sizes, seconds, seed, bs, base_lr, clock):
     return dict(rung=f'{arch.__name__} {" > ".join(map(str, sizes))} px', seconds=fit.spent, pictures=fit.pictures,
                 valid_loss=F.cross_entropy(logits, targets).item(), wrong=wrong, total=total, error=wrong/total), right
 
-# %% ../nbs/workshop/27_growth.ipynb #a564c3db
+# %% ../nbs/workshop/27_growth.ipynb #ee4ce67d
 def grow(
     path, # folder of pictures, as for `pet_dls`
     rungs, # from small to large: (lite0, 96), or (lite0, (64, 96)) where the pictures grow during the training

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['cpu_units', 'precision_for', 'first_scale', 'AutoPrecision', 'mixed_precision']
 
-# %% ../nbs/workshop/26_precision.ipynb #5d96194d
+# %% ../nbs/workshop/26_precision.ipynb #8a40667f
 __doc__ = """Mixed precision on the device at hand, chosen with a reason, for fastai learners.
 
     from ch5clf.precision import mixed_precision
@@ -20,7 +20,7 @@ with quiet_imports():
     from fastai.basics import Callback, CancelStepException, Learner, noop, to_float
     from fastai.callback.fp16 import MixedPrecision
 
-# %% ../nbs/workshop/26_precision.ipynb #60c6eb2e
+# %% ../nbs/workshop/26_precision.ipynb #41065ee3
 _units = 'amx_bf16', 'avx512_bf16', 'bf16', 'sve_bf16' # Intel's tiles, Intel and AMD, ARM, ARM
 
 def cpu_units() -> list: # such as ['avx512_bf16']; [] where there are none, or where nobody tells
@@ -33,7 +33,7 @@ def cpu_units() -> list: # such as ['avx512_bf16']; [] where there are none, or 
     flags = {word for line in lines if line.startswith(('flags', 'features')) for word in line.split()}
     return [k for k in _units if k in flags]
 
-# %% ../nbs/workshop/26_precision.ipynb #cbe62819
+# %% ../nbs/workshop/26_precision.ipynb #88663514
 _same_range = 'the range of bfloat16 is that of float32, so that the loss needs no scaling'
 _scaled = 'the loss is scaled, because small gradients would vanish in float16'
 
@@ -73,7 +73,7 @@ def precision_for(
     if not torch.amp.is_autocast_available(device): return torch.float32, f'torch has no autocast for {device}'
     return dtype or torch.bfloat16, f'torch has autocast for {device}; whether there are units for it we cannot ask'
 
-# %% ../nbs/workshop/26_precision.ipynb #c577468b
+# %% ../nbs/workshop/26_precision.ipynb #7e7d0b3a
 def first_scale(
     loss, # of a batch, with its graph, which is kept
     params, # that are trained
@@ -90,7 +90,7 @@ def first_scale(
         scale /= 2
     return scale if scale == start else max(scale/margin, least)
 
-# %% ../nbs/workshop/26_precision.ipynb #3239ac55
+# %% ../nbs/workshop/26_precision.ipynb #a6e3f7f9
 _dtypes = None, torch.float16, torch.bfloat16, torch.float32
 
 class _Update:
@@ -104,8 +104,9 @@ class AutoPrecision(Callback):
     """Forward passes under `torch.autocast`, in training and validation. The loss and the weights stay in float32.
 
     float16 trains with a scaled loss. `skipped` of `updates` were left out in the last fit, because a gradient was not
-    finite; a fit says so where they are more than a tenth (not under `learn.no_logging()`, as in a rate test). `scale` is that of the last update that was made; the next
-    fit begins with it. An exception leaves nothing switched on. `FloatingPointError` after 25 updates left out in a row.
+    finite. A fit says so where they are more than a tenth, but not under `learn.no_logging()`, as in a rate test.
+    `scale` is that of the last update that was made; the next fit begins with it. An exception leaves nothing switched
+    on. `FloatingPointError` after 25 updates left out in a row.
     Source: Micikevicius et al. (2018); 04, section 6."""
     order, patience, too_many = MixedPrecision.order, 25, .1
     def __init__(self,
@@ -205,7 +206,7 @@ class AutoPrecision(Callback):
         print(f'precision: {self.skipped} of {self.updates} updates were left out, since their gradients were not '
               'finite in float16. The model has learned that much less. Try a lower rate, or dtype=torch.bfloat16.')
 
-# %% ../nbs/workshop/26_precision.ipynb #6abea5ff
+# %% ../nbs/workshop/26_precision.ipynb #438f658e
 def mixed_precision(
     learn:Learner, # gets the callback, in place of an earlier one
     dtype=None, # torch.bfloat16 or torch.float16 to insist, torch.float32 to switch it off

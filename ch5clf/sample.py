@@ -53,13 +53,14 @@ class Breed:
     coats: tuple # names from `COATS`; each animal wears one
     pattern: str # one of `PATTERNS`
     eyes: str # one of `EYES`
-    muzzle: str = 'pale' # pale or dark
+    muzzle: str = 'pale' # pale or dark; white with mitts, dark with points
     mitts: bool = False # white paws, bib and muzzle?
     korean: str = '' # the Korean name
 
     def __post_init__(self):
         object.__setattr__(self, 'coats', tuple(self.coats))
-        known = dict(species=('cat', 'dog'), ears=EARS, pattern=PATTERNS, eyes=tuple(EYES), muzzle=('pale', 'dark'))
+        known = dict(species=('cat', 'dog'), ears=EARS, pattern=PATTERNS, eyes=tuple(EYES),
+                     muzzle=('pale', 'dark', 'white'))
         for trait, values in known.items():
             value = getattr(self, trait)
             if value not in values:
@@ -69,6 +70,8 @@ class Breed:
             raise ValueError(f'{self.name}: coats={self.coats!r}; give at least one of {", ".join(COATS)}')
         if not self.name or not all(c.isalpha() or c == '_' for c in self.name):
             raise ValueError(f"{self.name!r}: a breed name is letters and _; digits are for the picture's number")
+        if self.mitts or self.pattern == 'points': # as it is drawn, so that the field guide tells the truth
+            object.__setattr__(self, 'muzzle', 'white' if self.mitts else 'dark')
 
 # %% ../nbs/workshop/12_sample.ipynb #7e142414
 BREEDS = [
@@ -112,14 +115,21 @@ def blob(points, n=8):
     q = .5*(2*p + (p2-p0)*t + (2*p0-5*p+4*p2-p3)*t**2 + (3*p-p0-3*p2+p3)*t**3)
     return q.transpose(1, 0, 2).reshape(-1, 2)
 
-def mirror(points, side): return np.asarray(points, float)*(side, 1)
+def mirror(points, side):
+    "Points (n, 2) as they are (`side=1`) or across the y axis (`side=-1`)."
+    return np.asarray(points, float)*(side, 1)
 
 def rgb(colour):
+    "A colour, '#rrggbb' or three numbers, as floats 0 to 255, shape (3,)."
     if isinstance(colour, str): colour = [int(colour[i:i+2], 16) for i in (1, 3, 5)]
     return np.asarray(colour, float)
 
-def shade(colour, k): return np.clip(rgb(colour)*k, 0, 255)
-def mix(a, b, k): return rgb(a)*(1-k) + rgb(b)*k
+def shade(colour, k): # k times as bright, cut off at 0 and 255
+    "The colour lighter (`k` above 1) or darker."
+    return np.clip(rgb(colour)*k, 0, 255)
+def mix(a, b, k): # the share k of b
+    "A colour between `a` and `b`."
+    return rgb(a)*(1-k) + rgb(b)*k
 
 def tint(colour, rng, hue=.02, light=.1):
     "The colour as another dye lot: hue, lightness and saturation drawn near it. Greys keep their hue."
@@ -127,7 +137,9 @@ def tint(colour, rng, hue=.02, light=.1):
     h, l = (h+rng.normal(0, hue)*min(1, 2*s)) % 1, np.clip(l*(1+rng.normal(0, light)), .04, .97)
     return np.array(colorsys.hls_to_rgb(h, l, np.clip(s*(1+rng.normal(0, .15)), 0, 1)))*255
 
-def ints(colour): return tuple(int(o) for o in np.clip(colour, 0, 255))
+def ints(colour):
+    "The colour as Pillow wants it: three whole numbers, 0 to 255."
+    return tuple(int(o) for o in np.clip(colour, 0, 255))
 
 # %% ../nbs/workshop/12_sample.ipynb #3e047a8d
 def noise(size, rng, cells=(6, 24, 90), weights=(1, .6, .5)):
@@ -540,6 +552,7 @@ def finish(image, rng, style, size):
 
 # %% ../nbs/workshop/12_sample.ipynb #f7147748
 def random_pose(breed, rng, w, h, n=1, i=0):
+    "Where and how animal `i` of `n` sits in a picture of `w` x `h` pixels, and which of its breed's coats it wears."
     r = rng.uniform(.22, .34)*min(w, h)*(1 if n == 1 else .75)
     body = str(rng.choice(['sitting', 'sitting', 'lying', 'head']))
     x = w*(i+.5)/n + rng.normal(0, .07)*w/n

@@ -517,13 +517,13 @@ def test_a_second_ctrl_c_does_not_stop_the_restoring(form, monkeypatch):
     learn = make()
     model, opt, loss, batches = loop()
     things = (learn.model, learn.dls.train, learn.cbs) if form == 'learner' else (model, opt)
+    def interrupted(o, t): signal.raise_signal(signal.SIGINT)
+    learn.loss_func = interrupted
     before, back, pressed = state(*things), restore._Tensor.back, []
     def pressing(self):
         if len(pressed) < 3: pressed.append(1); signal.raise_signal(signal.SIGINT)
         back(self)
     monkeypatch.setattr(restore._Tensor, 'back', pressing)
-    def interrupted(o, t): signal.raise_signal(signal.SIGINT)
-    learn.loss_func = interrupted
     with pytest.raises(KeyboardInterrupt): find_lr(*((learn,) if form == 'learner' else (model, opt, interrupted, batches)), progress=False)
     assert len(pressed) == 3 and state(*things) == before and learn.opt is None
 
