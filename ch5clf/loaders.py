@@ -92,8 +92,9 @@ def pet_block(
     "The recipe from files to batches: fastai's own pipeline. Source: 00, section 3."
     folder = read_folder(path)
     files = set(folder.files) # test pictures, and those that cannot be read, are left out
-    return DataBlock(blocks=(ImageBlock, CategoryBlock), get_items=lambda p: get_image_files(p).filter(files.__contains__),
-                     get_y=folder.labeller, splitter=folder.splitter(seed), **_two_steps(size, presize))
+    def items(p): return get_image_files(p).filter(files.__contains__)
+    return DataBlock(blocks=(ImageBlock, CategoryBlock), get_items=items, get_y=folder.labeller,
+                     splitter=folder.splitter(seed), **_two_steps(size, presize))
 
 def table_block(
     path, # folder of a table's pictures, as `images/` below it
@@ -121,9 +122,9 @@ def _check_parts(folder, files, parts, grouped):
     if unseen or len(parts[0]) < 2 or not len(parts[1]):
         holds = f', where {", ".join(sorted(unseen))} is on one side only' if unseen else ''
         raise ValueError(f'{folder.path}: {len(parts[0])} pictures to train on and {len(parts[1])} held back{holds}; '
-                         'at least 5 pictures of each class are needed' + (', in two groups or more' if grouped else ''))
+                         f'at least 5 pictures of each class are needed{", in two groups or more" if grouped else ""}')
 
-# %% ../nbs/workshop/17_loaders.ipynb #e70329ce
+# %% ../nbs/workshop/17_loaders.ipynb #3289feef
 def _batch_size(bs):
     "A whole number from 2 on. `ValueError` otherwise."
     try: whole = operator.index(bs)
@@ -166,8 +167,8 @@ def pet_dls(
 
     What the folder was taken for is printed once, and kept in `dls.said`: labels by a table (`labels.csv`), folders or
     names; a split as the table or train/ and valid/ declare it; test/ is never trained on.
-    `ValueError` for whatever `read_folder` refuses, for `presize` below `size`, for no pictures or too few of a class, and for files without a label,
-    which it names; unreadable ones are named and left out."""
+    `ValueError` for whatever `read_folder` refuses (such as files without a label, which it names), for `presize` below
+    `size`, `bs` below 2, and no pictures or too few of a class; unreadable ones are named and left out."""
     path, bs = Path(path).expanduser(), _batch_size(bs)
     if presize < size:
         raise ValueError(f'presize={presize}, size={size}: presize must be at least size, or pictures are enlarged; '
