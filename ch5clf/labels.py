@@ -49,7 +49,7 @@ def _undated(breed):
     bare = _stamp.sub('_', breed)
     return breed if bare == breed else re.sub(r'[ _.-]*_[ _.-]*', '_', bare).strip(' _.-')
 
-# %% ../nbs/workshop/16_labels.ipynb #fcb81b64
+# %% ../nbs/workshop/16_labels.ipynb #a5f34a46
 def breed_of(
     name:str|Path, # a file name, or a path whose last part is one
 ) -> str: # the breed, NFC-normalised, with its underscores, without dates and long numbers
@@ -93,7 +93,7 @@ def _place(path, file):
     classes = tuple(p for p in parts if not side_of(p) and not _no_class.fullmatch(p.strip()) and not _is_day(p))
     return (sides[0] if sides else None), classes, any(map(_is_day, parts))
 
-# %% ../nbs/workshop/16_labels.ipynb #1c279a72
+# %% ../nbs/workshop/16_labels.ipynb #d1d61c67
 @dataclass
 class Trouble:
     "Why a set cannot be trained on as it stands."
@@ -103,8 +103,7 @@ class Trouble:
     remedy: str
     files: tuple = () # of which pictures the label is unknown for it
 
-_NEST = ('move its pictures up, so that each class has one folder, or say which it is: '
-         'labels=lambda file: file.parts[0]')
+_NEST = 'move its pictures up, so that each class has one folder, or say which it is: labels=lambda file: file.parts'
 
 def _unwrapped(classes):
     "Without the folders that lie around everything."
@@ -124,10 +123,11 @@ def _by_folder(path, classes, days):
     for folder, files in nested.items():
         c = classes[files[0]]
         detail = f'a folder in a folder, {_below(path, folder)}: the class may be {c[0]} or {c[-1]}'
-        troubles.append(Trouble('nested folders', folder, detail, _NEST, tuple(files)))
+        at = PurePosixPath(_below(path, folder)).parts.index(c[0])
+        troubles.append(Trouble('nested folders', folder, detail, f'{_NEST}[{at}]', tuple(files)))
     return labels, troubles
 
-# %% ../nbs/workshop/16_labels.ipynb #75d235aa
+# %% ../nbs/workshop/16_labels.ipynb #39df582c
 _NAME = 'rename it as Breed_name_12.jpg, or put it in a folder named after its class'
 
 def _reason(error): return str(error).split(': ', 1)[1].split(';')[0]
@@ -195,7 +195,7 @@ class Relabelled(Transform):
 
     def encodes(self, file): return self.labels.get(_identity(file)) or self.labeller(file)
 
-# %% ../nbs/workshop/16_labels.ipynb #8fca5ab8
+# %% ../nbs/workshop/16_labels.ipynb #9feed935
 _suffix = re.compile(rf'\.(?:{_suffixes})$', re.IGNORECASE)
 
 class _Index:
@@ -227,7 +227,7 @@ def _fitting(names, index):
         if (now := sum(bool(index.find(n)) for n in names)) > count: best, count = names, now
     return best, count
 
-# %% ../nbs/workshop/16_labels.ipynb #0d144b69
+# %% ../nbs/workshop/16_labels.ipynb #95570d09
 def _choose(hits, label, name, index, sides):
     "Of several pictures that a row may mean the one it does, by its label's folder or by its side; else all."
     if len(hits) < 2: return hits
@@ -256,7 +256,7 @@ def _rows_of(table, index, sides):
                                  'delete the wrong one')
     return told, lost
 
-# %% ../nbs/workshop/16_labels.ipynb #487766be
+# %% ../nbs/workshop/16_labels.ipynb #6716551b
 def _tables_in(folder):
     "Stem -> file of the tables that lie in a folder."
     files = [f for f in sorted(folder.iterdir()) if f.suffix.lower() in ('.csv', '.tsv') and f.is_file()]
@@ -281,10 +281,14 @@ def _named_table(path, name):
     raise FileNotFoundError(f'labels={str(name)!r}: there is no such table, neither in {path} nor as it stands; '
                             'give a path, or a dict from pictures to labels')
 
-# %% ../nbs/workshop/16_labels.ipynb #d49d2c57
+# %% ../nbs/workshop/16_labels.ipynb #fd6ffa50
+def _as_text(frame):
+    "A DataFrame as `read_table` would give it: what is missing is empty."
+    return frame.reset_index(drop=True).astype(object).where(frame.notna().values, '').astype(str).rename(columns=str)
+
 def _joined(path, labels, keep):
     "One table out of those that count, or None."
-    if isinstance(labels, pd.DataFrame): return understand(labels.rename(columns=str).astype(str), 'labels', keep)
+    if isinstance(labels, pd.DataFrame): return understand(_as_text(labels), 'labels', keep)
     found = _named_table(path, labels) if isinstance(labels, (str, Path)) else _beside(path)
     frames, sides = [(read_table(f), prefix) for f, prefix, _ in found], []
     tables = [understand(_prefixed(rows, prefix, f.name), f.name, keep if side != 'test' else rows.columns[0])
@@ -304,7 +308,7 @@ def _prefixed(rows, prefix, source):
     names = understand(rows, source, rows.columns[0]).names
     return rows.assign(**{c: [f'{prefix}/{n}' for n in _tidied(cells)] for c, cells in names.items()})
 
-# %% ../nbs/workshop/16_labels.ipynb #1ee46ff8
+# %% ../nbs/workshop/16_labels.ipynb #7cc8fca9
 @dataclass
 class Folder:
     "What a folder of pictures means."
@@ -340,7 +344,7 @@ class Folder:
         "fastai splitter: from files to the indices of training and validation pictures."
         return _splitter(self, seed, valid_pct, group)
 
-# %% ../nbs/workshop/16_labels.ipynb #195c8b33
+# %% ../nbs/workshop/16_labels.ipynb #ba15e7ac
 def _words(folder, troubles):
     "The sentence for the first kind of trouble."
     first = troubles[0]
@@ -385,7 +389,7 @@ def _said(folder):
     more += [f'{_counted(folder.lost, "row")} of {folder.table.source} without a picture'] if folder.lost else []
     return first + f'{_counted(len(files), "picture")};\n' + '; '.join([split, *more])
 
-# %% ../nbs/workshop/16_labels.ipynb #8306e2d1
+# %% ../nbs/workshop/16_labels.ipynb #5a65a148
 def _sides_told(places, rows):
     "(picture -> side, troubles): the table's word, else the folder's."
     sides, troubles = {}, []
@@ -411,7 +415,7 @@ def _split_troubles(path, files, sides):
     if sides and not files:
         yield Trouble('split', path, f'all {len(sides)} pictures are test pictures', 'put pictures in train/')
 
-# %% ../nbs/workshop/16_labels.ipynb #f2bbddf7
+# %% ../nbs/workshop/16_labels.ipynb #27cc4315
 def _table_labels(path, table, rows, places, sides):
     "(labels, troubles) by the rows of a table; pictures in test/ may go without."
     labels, troubles = {}, []
@@ -431,16 +435,18 @@ def _set_troubles(path, files, labels):
     for names in alike.values():
         if len(names) > 1:
             names = ', '.join(map(repr, sorted(names)))
-            yield Trouble('like classes', path, f'the classes {names} differ only in case or spaces', 'give them one name')
+            detail = f'the classes {names} differ only in case or spaces'
+            yield Trouble('like classes', path, detail, 'give them one name')
     if sum(found.values()) < len(files): return # first the labels
     if len(found) == 1 and len(files) > 4:
         yield Trouble('one class', path, f'{len(files)} pictures of a single class ({next(iter(found))})',
                       'at least two classes are needed, as Breed_name_12.jpg or a folder for each')
     if len(found) > 9 and sum(n == 1 for n in found.values()) > .5*len(files):
-        detail = f'{len(found)} classes for {len(files)} pictures, such as {min(found)}: nearly each is a class of its own'
+        detail = (f'{len(found)} classes for {len(files)} pictures, such as {min(found)}: '
+                  'nearly every picture is a class of its own')
         yield Trouble('one class', path, detail, 'name pictures of one class alike, or make a folder for each')
 
-# %% ../nbs/workshop/16_labels.ipynb #1235619a
+# %% ../nbs/workshop/16_labels.ipynb #5d18b30c
 def _corrections(labels, path, pictures, everything):
     "Picture -> label, from a function of the path below the folder, a dict, a Series or a DataFrame."
     if callable(labels):
@@ -455,7 +461,7 @@ def _corrections(labels, path, pictures, everything):
 def _series(frame):
     "The labels of a DataFrame: its one column by its index, or the columns for name and label."
     if len(frame.columns) == 1: return frame.iloc[:, 0]
-    table = understand(frame.rename(columns=str).astype(object).where(frame.notna().values, '').astype(str), 'labels')
+    table = understand(_as_text(frame), 'labels')
     return pd.Series(table.labels, index=next(iter(table.names.values())))
 
 def _check_new(told, labels, files, new_classes):
@@ -468,7 +474,7 @@ def _check_new(told, labels, files, new_classes):
     raise ValueError(f'labels: {new[0]} is the label of no picture here{near}; '
                      'give new_classes=True where a new class is meant')
 
-# %% ../nbs/workshop/16_labels.ipynb #1c18a6ee
+# %% ../nbs/workshop/16_labels.ipynb #8c898818
 def _read(path, pictures, labels=None, new_classes=False, keep=None):
     "What a folder means, troubles included. `ValueError` only on account of a table, or of `labels`."
     there = [f for f in files_below(path)[0] if f.suffix.lower() in SUFFIXES] # those that cannot be read, too
@@ -491,7 +497,7 @@ def _read(path, pictures, labels=None, new_classes=False, keep=None):
     return Folder(path, pictures, found, sides, troubles, how, lost, table, {f: r[2] for f, r in rows.items()})
 
 def _has_split(frame): # then it stands for a whole table
-    return len(frame.columns) > 2 and understand(frame.rename(columns=str).astype(str), 'labels').sides is not None
+    return len(frame.columns) > 2 and understand(_as_text(frame), 'labels').sides is not None
 
 def _found(path, table, rows, places, sides, files):
     "(labels, troubles, how): by the table where it has labels, else by place; test pictures get theirs where they can."
@@ -505,7 +511,7 @@ def _found(path, table, rows, places, sides, files):
     others = {f: (c[-1] if c else None) if how == 'folders' else by_name[f] for f, (_, c, _) in rest.items()}
     return labels | others, troubles, how
 
-# %% ../nbs/workshop/16_labels.ipynb #4837e538
+# %% ../nbs/workshop/16_labels.ipynb #ecd769e0
 def read_folder(
     path, # folder of pictures
     labels=None, # a table's file name, a dict, Series or DataFrame by path below `path`, or a function of that path
@@ -513,7 +519,7 @@ def read_folder(
     new_classes=False, # may `labels` name a class that no picture had?
     group=None, # a column of the table that counts beside labels and split
 ) -> Folder: # files, labels, labeller, splitter, and `said`: one or two lines on what was read
-    """What a folder of pictures means: by its table, its folders for train, valid and test, its classes' folders, or names.
+    """What a folder of pictures means: by its table, its folders for train, valid, test and classes, or names.
 
     `labels=False` passes tables over. `ValueError` names what is not understood, with a remedy: a table, pictures
     without a label, folders in folders, a single class, classes that differ only in case; `FileNotFoundError` for no
@@ -523,7 +529,7 @@ def read_folder(
     keep = group if isinstance(group, str) else None
     return _read(path, files, labels, new_classes, keep).refuse()
 
-# %% ../nbs/workshop/16_labels.ipynb #2a06700b
+# %% ../nbs/workshop/16_labels.ipynb #a6f07c0f
 def labeller_for(
     path, # folder of pictures
     files=None, # its pictures, where they are listed already
@@ -566,7 +572,7 @@ def _groups(folder, files, group):
     cells = [rows[group][folder.row_of[f]] if f in folder.row_of else '' for f in files]
     return [cell or ('', i) for i, cell in enumerate(cells)]
 
-# %% ../nbs/workshop/16_labels.ipynb #d74fea96
+# %% ../nbs/workshop/16_labels.ipynb #45437d9a
 def _splitter(folder, seed, valid_pct, group):
     "See `Folder.splitter`."
     if valid_pct is not None and (folder.declared or not 0 < valid_pct < 1):

@@ -124,7 +124,7 @@ def _check_parts(folder, files, parts, grouped):
         raise ValueError(f'{folder.path}: {len(parts[0])} pictures to train on and {len(parts[1])} held back{holds}; '
                          f'at least 5 pictures of each class are needed{", in two groups or more" if grouped else ""}')
 
-# %% ../nbs/workshop/17_loaders.ipynb #3289feef
+# %% ../nbs/workshop/17_loaders.ipynb #4c7476f2
 def _batch_size(bs):
     "A whole number from 2 on. `ValueError` otherwise."
     try: whole = operator.index(bs)
@@ -135,10 +135,14 @@ def _batch_size(bs):
 
 _told = set()
 
+def _is_ours(path):
+    try: return path.is_relative_to(cache_folder().resolve())
+    except RuntimeError: return False # the home of an unknown user
+
 def _say(folder):
     "What was read, once for each folder and finding. Our own drawings need no word."
     word = folder.path.resolve(), folder.said
-    if word in _told or word[0].is_relative_to(cache_folder().resolve()): return
+    if word in _told or _is_ours(word[0]): return
     _told.add(word)
     print(folder.said)
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['WANTED', 'nfc', 'read_table', 'side_of', 'Table', 'understand']
 
-# %% ../nbs/workshop/09_tables.ipynb #dd5c3dd4
+# %% ../nbs/workshop/09_tables.ipynb #80667324
 __doc__ = """A table of labels as people save it: separator, encoding and words are found out.
 
     from ch5clf.tables import read_table, understand
@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pandas as pd
 
-# %% ../nbs/workshop/09_tables.ipynb #713fb824
+# %% ../nbs/workshop/09_tables.ipynb #492ff8d5
 def nfc(text):
     "The text with accents and Hangul put together (NFC)."
     return unicodedata.normalize('NFC', str(text))
@@ -43,7 +43,7 @@ def _text(file):
     except (UnicodeDecodeError, TypeError): pass
     raise ValueError(f'{file}: no text in UTF-8, UTF-16 or cp949; save it as CSV (UTF-8)')
 
-# %% ../nbs/workshop/09_tables.ipynb #5fab9e22
+# %% ../nbs/workshop/09_tables.ipynb #491bf408
 def _separator(text):
     first, line = re.match(r'sep=(.)\n', text), text.lstrip('\n').split('\n', 1)[0]
     if first: return first[1], text[first.end():] # how Excel marks it
@@ -68,7 +68,7 @@ def read_table(
                          'and give each column its own name')
     return pd.DataFrame([(r + ['']*len(head))[:len(head)] for r in rows], columns=head)
 
-# %% ../nbs/workshop/09_tables.ipynb #3804ef49
+# %% ../nbs/workshop/09_tables.ipynb #9ad939f0
 _side_words = dict(
     train='train training trn learn 훈련 학습 트레인',
     valid='valid validation validate val vld dev 검증 밸리드',
@@ -88,17 +88,19 @@ _yes, _no = ({*words.split()} for words in ('true 1 1.0 yes y t o 예', 'false 0
 
 def _flag(word): return True if word.casefold() in _yes else False if word.casefold() in _no else None
 
-# %% ../nbs/workshop/09_tables.ipynb #d802b47f
+# %% ../nbs/workshop/09_tables.ipynb #1b5b1cad
 _words = dict(
     name='''path filepath imagepath imgpath name filename fname file imagename imgname imagefile image img photo picture
         imageid imgid photoid id 경로 파일경로 파일 파일명 파일이름 이미지 사진 이름''',
-    label='''label labels class classname breed category target classlabel species kind
+    label='''label labels class classname breed category categoryname labelname target classlabel species kind
         라벨 레이블 이름표 품종 종류 분류
-        클래스 카테고리 정답''',
-    split='split set subset part partition usage datasplit phase 분할 구분 용도',
-    valid='isvalid valid isval val isvalidation validation 검증', test='istest test 테스트')
+        클래스 카테고리 정답 classid labelid categoryid''',
+    split='split set subset part partition usage datasplit dataset phase 분할 구분 용도',
+    valid='isvalid valid isval val isvalidation validation 검증', test='istest test 테스트', train='istrain 학습여부')
 _columns = {word: (kind, place) for kind, words in _words.items() for place, word in enumerate(words.split())}
 _key = re.compile(r'[\W_]+')
+
+_told_by = ('split', 'valid', 'test', 'train') # kinds of columns that tell the side
 
 def _find(rows):
     "Kind of column -> the columns of this kind, best word first."
@@ -114,7 +116,7 @@ def _one_hot(rows, taken):
     flags = {c: f for c, f in flags.items() if None not in f}
     return flags if len(flags) > 1 and all(sum(row) == 1 for row in zip(*flags.values())) else {}
 
-# %% ../nbs/workshop/09_tables.ipynb #4268540c
+# %% ../nbs/workshop/09_tables.ipynb #363d4e72
 WANTED = ('wanted are a column of file names (name, file_name, fname, image, id, path) and one of labels (label, class, '
           'breed, category; or a column of 0 and 1 for each class), of sides (split, set, is_valid), or both')
 
@@ -142,32 +144,32 @@ def understand(
     if not named or labels is sides is None and keep not in rows.columns:
         raise ValueError(f'{source}: not understood; its columns are {", ".join(map(str, rows.columns))}; {WANTED}; '
                          'rename them, or give labels=False to pass the table over')
-    return Table(source, {c: rows[c].tolist() for c in named}, labels, sides, [c for c in (label, side) if c], rows)
+    return Table(source, {c: rows[c].tolist() for c in named}, labels, sides, [c for c in (label, *side) if c], rows)
 
 def _labels(rows, found, named):
     "(word for the column, label of each row) or (None, None)."
     if label := found.get('label'): return label[0], rows[label[0]].tolist()
-    flags = _one_hot(rows, [*named, *(c for kind in ('split', 'valid', 'test') for c in found.get(kind, []))])
+    flags = _one_hot(rows, [*named, *(c for kind in _told_by for c in found.get(kind, []))])
     if not flags and named: # a class may be called "test": then its column is no flag of a split
         flags = _one_hot(rows, [*named, *found.get('split', [])])
         if flags: [found.pop(kind, None) for kind in ('valid', 'test')]
     if not flags: return None, None
     return 'a column for each class', [next(c for c in flags if flags[c][i]) for i in range(len(rows))]
 
-# %% ../nbs/workshop/09_tables.ipynb #16216b44
+# %% ../nbs/workshop/09_tables.ipynb #d0284752
 def _sides_of(rows, found, source):
-    "(column, side of each row) or (None, None)."
-    for kind in ('split', 'valid', 'test'):
-        if kind not in found: continue
-        column, flag = found[kind][0], kind if kind != 'split' else None
-        sides = [_side(cell, flag) for cell in rows[column]]
-        if None in sides:
+    "(columns, side of each row) or ((), None). Of several columns the one that holds back more has its way."
+    read = {}
+    for kind, column in ((kind, found[kind][0]) for kind in _told_by if kind in found):
+        sides = [_side(cell, kind) for cell in rows[column]]
+        if None not in sides: read[column] = sides
+        elif kind == 'split' or not read:
             i = sides.index(None)
             raise ValueError(f'{source}: row {i+1} has {rows[column][i]!r} in the column {column}, which is no side '
                              'of a split; write train, valid or test there (or true and false in a column is_valid)')
-        return column, sides
-    return None, None
+    return [*read], [max(row, key=['train', 'valid', 'test'].index) for row in zip(*read.values())] if read else None
 
-def _side(cell, flag):
-    if flag and (told := _flag(cell)) is not None: return flag if told else 'train'
-    return side_of(cell)
+def _side(cell, kind):
+    "The side that a cell tells; `kind` is split, or what true and false are about."
+    if kind == 'split' or (told := _flag(cell)) is None: return side_of(cell)
+    return (kind if told else 'train') if kind != 'train' else 'train' if told else 'valid'

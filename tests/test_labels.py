@@ -530,9 +530,18 @@ def test_groups_by_a_column_and_declared_splits(own):
     owner = dict(zip(rows.name, rows.owner))
     sides = [{owner[f.relative_to(own).as_posix()] for f in ds.items} for ds in (dls.train_ds, dls.valid_ds)]
     assert not sides[0] & sides[1] and all({f.parent.name for f in ds.items} == {'cup', 'bowl'} for ds in (dls.train_ds, dls.valid_ds))
-    with pytest.raises(ValueError, match="group='owner': .*the table beside the pictures has"): pet_dls(own, size=16, presize=20, group='owner', labels=False)
+    with pytest.raises(ValueError, match="group='owner': .*the table beside the pictures is not there"): pet_dls(own, size=16, presize=20, group='owner', labels=False)
     rows.assign(split=['valid' if i % 5 == 0 else 'train' for i in range(20)]).to_csv(own/'labels.csv', index=False)
     with pytest.raises(ValueError, match='the declared split has the group o0 on both sides'): pet_dls(own, size=16, presize=20, group='owner')
+
+
+def test_a_data_frame_with_a_split_stands_for_the_table(own):
+    frame = pd.DataFrame(dict(path=[f'{c}/{i}.png' for c in ('cup', 'bowl') for i in range(10)], label=['x', 'y']*10, is_valid=[i % 10 < 2 for i in range(20)]))
+    dls = pet_dls(own, size=16, presize=20, bs=4, labels=frame)
+    assert list(dls.vocab) == ['x', 'y'] and {f.stem for f in dls.valid_ds.items} == {'0', '1'}
+    with pytest.raises(ValueError, match='1 of 20 pictures have no label'): read_folder(own, labels=frame.assign(label=[None, *frame.label[1:]]))
+    frame['is_test'] = [i % 10 == 1 for i in range(20)]
+    assert len(read_folder(own, labels=frame).files) == 18
 
 
 @pytest.mark.parametrize('bs', [1, 0, -4, 2.5, None, True, 'ten'])
