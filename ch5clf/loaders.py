@@ -12,13 +12,13 @@ __doc__ = """Loaders for a folder of pictures, and what the chapters train on.
     data = course_data()                    # paper pets, Oxford's pets or your photos, by CH5CLF_DATA
     dls = pet_dls(data.path, **data.sizes)  # `Breed_name_12.jpg` files, or a folder for each class
 """
-import os
+import operator, os
 from dataclasses import dataclass
 from pathlib import Path
 
-from .labels import Relabelled, labeller_for, splitter_for
+from .labels import labeller_for, read_folder, splitter_for
 from .photos import problem_of, usable_images
-from .places import quiet_imports
+from .places import cache_folder, quiet_imports
 from .presize import PresizeDL, presize_store
 
 # %% ../nbs/workshop/17_loaders.ipynb #daa35112
@@ -59,10 +59,14 @@ def _own(chosen):
     if not path.is_dir(): raise FileNotFoundError(f'CH5CLF_DATA={chosen}: there is no such folder; {remedy}')
     files = usable_images(path)
     if not files: raise ValueError(f'CH5CLF_DATA={chosen}: no pictures in this folder; {remedy}')
-    if len(set(files.map(labeller_for(path, files)))) < 2:
-        raise ValueError(f'CH5CLF_DATA={chosen}: {len(files)} pictures of a single class; '
-                         'at least two classes are needed, as Breed_name_12.jpg or a folder for each')
+    try: classes = read_folder(path, files=files).classes
+    except ValueError as e: raise ValueError(f'CH5CLF_DATA={chosen}: {str(e).removeprefix(f"{path}: ")}') from None
+    if len(classes) < 2: raise ValueError(f'CH5CLF_DATA={chosen}: {_single(files, classes)}')
     return path
+
+def _single(files, classes):
+    return (f'{len(files)} pictures of a single class ({", ".join(classes)}); '
+            'at least two classes are needed, as Breed_name_12.jpg or a folder for each')
 
 def course_data() -> CourseData: # path, kind and budget
     """What the chapters train on, by `CH5CLF_DATA`: unset or `sample`, `pets`, or the path of your own pictures.
@@ -86,9 +90,11 @@ def pet_block(
     seed=42, # of the random split, where the folder has none of its own
 ) -> DataBlock:
     "The recipe from files to batches: fastai's own pipeline. Source: 00, section 3."
-    path = Path(path).expanduser()
-    return DataBlock(blocks=(ImageBlock, CategoryBlock), get_items=get_image_files, get_y=labeller_for(path),
-                     splitter=splitter_for(path, seed), **_two_steps(size, presize))
+    folder = read_folder(path)
+    files = set(folder.files) # test pictures, and those that cannot be read, are left out
+    def items(p): return get_image_files(p).filter(files.__contains__)
+    return DataBlock(blocks=(ImageBlock, CategoryBlock), get_items=items, get_y=folder.labeller,
+                     splitter=folder.splitter(seed), **_two_steps(size, presize))
 
 def table_block(
     path, # folder of a table's pictures, as `images/` below it
@@ -97,7 +103,7 @@ def table_block(
     label='label', # column of the labels; others hold the traits
 ) -> DataBlock: # its source is the table: a `DataFrame` with the columns name and split
     "The same recipe from the rows of a table."
-    images = Path(path)/'images'
+    images = Path(path).expanduser()/'images'
     return DataBlock(blocks=(ImageBlock, CategoryBlock), get_x=lambda row: images/row['name'], get_y=ColReader(label),
                      splitter=ColSplitter('split', on='valid'), **_two_steps(size, presize))
 
@@ -109,14 +115,36 @@ def _without_unreadable(files, problems):
     print(f'{len(problems)} of {len(files)} pictures are left out:', *reasons, sep='\n  ')
     return files.filter(lambda f: str(f) not in problems)
 
-def _check_parts(path, files, parts, labeller):
+def _check_parts(folder, files, parts, grouped):
     "Can this split be learnt from? Each class that is held back must be among the training pictures."
-    train, valid = parts
-    unseen = {labeller(files[i]) for i in valid} - {labeller(files[i]) for i in train}
-    if unseen or len(train) < 2 or not len(valid):
-        holds = f', which holds all of {", ".join(sorted(unseen))}' if unseen else ''
-        raise ValueError(f'{path}: {len(train)} pictures to train on and {len(valid)} held back{holds}; '
-                         'at least 5 pictures of each class are needed')
+    train, valid = ({folder.labels[files[i]] for i in part} for part in parts)
+    unseen = valid - train or (set() if folder.declared else train - valid)
+    if unseen or len(parts[0]) < 2 or not len(parts[1]):
+        holds = f', where {", ".join(sorted(unseen))} is on one side only' if unseen else ''
+        raise ValueError(f'{folder.path}: {len(parts[0])} pictures to train on and {len(parts[1])} held back{holds}; '
+                         f'at least 5 pictures of each class are needed{", in two groups or more" if grouped else ""}')
+
+# %% ../nbs/workshop/17_loaders.ipynb #4c7476f2
+def _batch_size(bs):
+    "A whole number from 2 on. `ValueError` otherwise."
+    try: whole = operator.index(bs)
+    except TypeError: whole = 0
+    if whole < 2 or isinstance(bs, bool):
+        raise ValueError(f'bs={bs!r}: a batch needs a whole number of pictures, 2 or more; take bs=32')
+    return whole
+
+_told = set()
+
+def _is_ours(path):
+    try: return path.is_relative_to(cache_folder().resolve())
+    except RuntimeError: return False # the home of an unknown user
+
+def _say(folder):
+    "What was read, once for each folder and finding. Our own drawings need no word."
+    word = folder.path.resolve(), folder.said
+    if word in _told or _is_ours(word[0]): return
+    _told.add(word)
+    print(folder.said)
 
 # %% ../nbs/workshop/17_loaders.ipynb #244d2fb7
 def pet_dls(
@@ -126,7 +154,11 @@ def pet_dls(
     bs=32, # pictures in a batch
     seed=42, # of the random split, where the folder has none of its own
     cached=True, # decoded once, one interpolation (`ch5clf.presize`); False: fastai's own pipeline, as `pet_block`
-    labels=None, # corrections: dict from a picture's path below `path` (or its name, if no other has it) to its label
+    labels=None, # corrections: dict or Series from a picture's path below `path` (or its name, if no other has it) to
+                 # its label; a DataFrame, a table's file name, or a function of that path; False: pass tables over
+    new_classes=False, # may `labels` name a class that no picture had?
+    group=None, # what stays on one side of the split: a column of the table, or a function of the path below `path`
+    valid_pct=None, # share of each class that is held back, .2 by default; only where the set declares no split
     num_workers=0, # processes that load; with 0 two runs with one seed are equal
     **kwargs, # for fastai's `DataBlock.dataloaders`
 ) -> DataLoaders: # batches: pictures (bs, 3, size, size) in 0..1, labels (bs,)
@@ -137,9 +169,11 @@ def pet_dls(
         dls = pet_dls(paper_pets(), size=64, presize=80)
         x, y = dls.one_batch()      # (32, 3, 64, 64) and (32,)
 
-    `ValueError` for `presize` below `size`, for no pictures or too few of a class, and for files without a label,
-    which it names; unreadable ones are named and left out."""
-    path = Path(path).expanduser()
+    What the folder was taken for is printed once, and kept in `dls.said`: labels by a table (`labels.csv`), folders or
+    names; a split as the table or train/ and valid/ declare it; test/ is never trained on.
+    `ValueError` for whatever `read_folder` refuses (such as files without a label, which it names), for `presize` below
+    `size`, `bs` below 2, and no pictures or too few of a class; unreadable ones are named and left out."""
+    path, bs = Path(path).expanduser(), _batch_size(bs)
     if presize < size:
         raise ValueError(f'presize={presize}, size={size}: presize must be at least size, or pictures are enlarged; '
                          f'take presize={round(size*1.25)}')
@@ -147,15 +181,19 @@ def pet_dls(
     if not files:
         raise ValueError(f'{path}: no pictures in this folder; '
                          'expected Breed_name_12.jpg files, or a folder for each class')
-    labeller, splitter = labeller_for(path, files), splitter_for(path, seed, files)
-    if labels: labeller = Relabelled(labeller, labels, path, files)
+    folder = read_folder(path, labels, files, new_classes, group)
+    if len(folder.classes) < 2: raise ValueError(f'{path}: {_single(folder.files, folder.classes)}')
+    files, splitter = folder.files, folder.splitter(seed, valid_pct, group)
+    _say(folder)
     if cached:
         store = presize_store(files, presize)
         files = _without_unreadable(files, store.problems)
         kwargs |= dict(dl_type=PresizeDL, store=store, size=size, presize=presize)
     parts = splitter(files)
-    _check_parts(path, files, parts, labeller)
-    block = DataBlock(blocks=(ImageBlock, CategoryBlock), get_items=lambda _: files, get_y=labeller, splitter=splitter,
-                      **({} if cached else _two_steps(size, presize)))
+    _check_parts(folder, files, parts, group is not None)
+    block = DataBlock(blocks=(ImageBlock, CategoryBlock), get_items=lambda _: files, get_y=folder.labeller,
+                      splitter=splitter, **({} if cached else _two_steps(size, presize)))
     bs = min(bs, len(parts[0]))  # fastai drops the last, smaller batch: of few pictures it would drop all
-    return block.dataloaders(path, bs=bs, num_workers=num_workers, **kwargs)
+    dls = block.dataloaders(path, bs=bs, num_workers=num_workers, **kwargs)
+    dls.said = folder.said
+    return dls

@@ -1,4 +1,5 @@
 "Labels, splits, loaders and suspicious labels: what the rooms labels, loaders and suspects promise about other people's folders."
+import io
 import os
 import pickle
 import subprocess
@@ -12,10 +13,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from ch5clf.data import breed_of, course_data, folder_of, labeller_for, pet_dls, suspicious_labels
-from ch5clf.labels import Relabelled, splitter_for
+from ch5clf.data import breed_of, check_images, course_data, folder_of, labeller_for, pet_dls, suspicious_labels
+from ch5clf.labels import Relabelled, _draw, read_folder, splitter_for
 from ch5clf.measure import measure
-from ch5clf.photos import usable_images
+from ch5clf.photos import ABOUT_LABELS, usable_images
 from ch5clf.suspects import linear_probe, out_of_fold_logits
 from fastai.vision.all import (BCEWithLogitsLossFlat, CategoryBlock, DataBlock, ImageBlock, ImageDataLoaders, IndexSplitter, Learner,
                                MultiCategoryBlock, Resize, aug_transforms, get_image_files, get_random_states, parent_label)
@@ -158,7 +159,7 @@ if __name__ == '__main__':
 '''
     (tmp_path/'spawned.py').write_text(code, encoding='utf-8')
     r = subprocess.run([sys.executable, str(tmp_path/'spawned.py')], capture_output=True, text=True, env={**os.environ, 'PYTHONUTF8': '1'}, timeout=300)
-    assert r.stdout.split() == ['16', '4'], r.stderr[-2000:]
+    assert r.stdout.split()[-2:] == ['16', '4'], r.stderr[-2000:]
 
 
 # ------------------------------------------------------------------ splits
@@ -299,3 +300,266 @@ def test_no_body_no_features(coloured):
     learn = Learner(loaders(path), torch.nn.Sequential(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3*24*24, 2))), path=path)
     with pytest.raises(ValueError, match='out_of_fold=False'): suspicious_labels(learn)
     assert len(suspicious_labels(learn, out_of_fold=False)) == 30
+
+
+# ------------------------------------------------------------------ tables, however they are saved
+NAMES = ['name', 'file_name', 'filename', 'fname', 'Image', 'image_id', 'ID', 'path', '파일명']
+LABELS = ['label', 'class', 'Breed', 'category', '품종']
+SPLITS = {'split': ('train', 'valid'), 'set': ('Training', 'VAL'), 'is_valid': ('False', 'True'), 'Subset': ('trn', 'Validation'),
+          '구분': ('훈련', '검증'), 'isValid': ('0', '1'), 'partition': ('TRAIN', 'dev')}
+TRUTH = {f'사진 {i:03}': ('강아지', '고양이')[i % 2] for i in range(12)}
+HELD_BACK = [*TRUTH][:4]
+
+
+def table_bytes(name, label, split, separator, encoding, form, spelling, one_hot=False):
+    "The same table in one of many dresses; `spelling` turns the stem into the name of a picture."
+    classes = sorted(set(TRUTH.values()))
+    head = [name, *(classes if one_hot else [label]), split]
+    rows = [[spelling(stem), *([f'{float(c == said)}' for c in classes] if one_hot else [said]), SPLITS[split][stem in HELD_BACK]]
+            for stem, said in TRUTH.items()]
+    text = ''.join(separator.join(row) + '\r\n' for row in [head, *rows])
+    return unicodedata.normalize(form if encoding != 'cp949' else 'NFC', text).encode(encoding)
+
+
+@pytest.fixture(scope='module', params=['NFC', 'NFD'])
+def dressed(request, tmp_path_factory):
+    path = tmp_path_factory.mktemp('dressed')
+    for i, stem in enumerate(TRUTH): put(path/'images'/unicodedata.normalize(request.param, f'{stem}.png'), (20*i, 90, 90))
+    return path
+
+
+SPELLINGS = [lambda s: s, lambda s: f'{s}.png', lambda s: f'images/{s}.png', lambda s: f'images\\{s}.png', lambda s: f'/old/disk/images/{s}.png']
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.sampled_from(NAMES), st.sampled_from(LABELS), st.sampled_from([*SPLITS]), st.sampled_from(',;\t'), st.booleans(),
+       st.sampled_from(['utf-8', 'utf-8-sig', 'cp949', 'utf-16', 'utf-16-le', 'utf-16-be']), st.sampled_from(['NFC', 'NFD']),
+       st.sampled_from(SPELLINGS), st.sampled_from(['labels.csv', 'Metadata.csv', 'train.csv']))
+def test_a_table_means_the_same_in_every_dress(dressed, name, label, split, separator, one_hot, encoding, form, spelling, file):
+    for old in dressed.glob('*.csv'): old.unlink()
+    (dressed/file).write_bytes(table_bytes(name, label, split, separator, encoding, form, spelling, one_hot))
+    folder = read_folder(dressed)
+    assert {unicodedata.normalize('NFC', f.stem): folder.labeller(f) for f in folder.files} == TRUTH
+    train, valid = folder.splitter()(folder.files)
+    assert sorted(unicodedata.normalize('NFC', folder.files[i].stem) for i in valid) == HELD_BACK and len(train) == 8
+    assert file in folder.said and '8 to train on, 4 held back' in folder.said
+
+
+@pytest.mark.parametrize('dress', [('fname', 'category', 'is_valid', ';', 'cp949', 'NFC', SPELLINGS[1]), ('image_id', '품종', '구분', '\t', 'utf-16', 'NFD', SPELLINGS[0], True)])
+def test_loaders_by_a_table(dressed, dress, capsys):
+    for old in dressed.glob('*.csv'): old.unlink()
+    (dressed/'mine.txt').write_bytes(table_bytes(*dress))
+    dls = pet_dls(dressed, size=16, presize=20, bs=4, labels='mine.txt')
+    assert list(dls.vocab) == ['강아지', '고양이'] and (len(dls.train_ds), len(dls.valid_ds)) == (8, 4)
+    assert dls.said in capsys.readouterr().out and 'mine.txt' in dls.said
+    assert all(dls.vocab[ds[i][1]] == TRUTH[unicodedata.normalize('NFC', f.stem)] for ds in (dls.train_ds, dls.valid_ds) for i, f in enumerate(ds.items))
+    assert len(pickle.loads(pickle.dumps(dls.train)).dataset) == 8
+
+
+def test_rows_of_one_name_are_told_by_their_labels_folder_or_refused(own):
+    rows = [dict(name=f'{i}.png', label=c, split='valid' if i < 2 else 'train') for c in ('cup', 'bowl') for i in range(10)]
+    pd.DataFrame(rows).to_csv(own/'labels.csv', index=False)
+    folder = read_folder(own)
+    assert folder.labeller is folder_of and len(folder.splitter()(folder.files)[1]) == 4
+    pd.DataFrame(rows).replace('cup', 'mug').to_csv(own/'labels.csv', index=False)
+    with pytest.raises(ValueError, match='0.png is the name of 2 pictures; write paths below the folder, such as bowl/0.png'): read_folder(own)
+    pd.DataFrame([{**r, 'name': f"{r['label']}/{r['name']}"} for r in rows]).to_csv(own/'labels.csv', index=False)
+    assert len(read_folder(own).splitter()(folder.files)[1]) == 4
+
+
+@pytest.mark.parametrize('text, why', [
+    ('photo_no,day\n1,Monday\n', 'not understood; its columns are photo_no, day; wanted are a column of file names'),
+    ('name,label\nx.png,cup\n', "no row means a picture of this folder; the first is 'x.png', a picture is 'bowl/0.png'"),
+    ('name,split\ncup/0.png,train\ncup/1.png,someday\n', "row 2 has 'someday' in the column split, which is no side"),
+    ('name,split\ncup/0.png,True\n', "row 1 has 'True' in the column split"),
+    ('name,label\ncup/0.png,cup\ncup/0.png,bowl\n', 'two rows for cup/0.png disagree'),
+    ('name,label\ncup/0.png,cup\n', r'no row for .*\.png \(19 missing\)'),
+    ('name,label\ncup/0.png,cup,1\n', 'the row of cup/0.png has more cells'),
+    ('PK\3\4', 'a workbook, not a text table; save it as CSV')])
+def test_a_table_that_is_not_understood_is_named(own, text, why):
+    (own/'labels.csv').write_text(text, encoding='utf-8')
+    with pytest.raises(ValueError, match=why): read_folder(own)
+    with pytest.raises(ValueError, match='labels.csv'): pet_dls(own, size=16, presize=20)
+    rows = check_images(own)
+    assert rows[rows.problem.isin(ABOUT_LABELS)].file.isin(['labels.csv', *(f.relative_to(own).as_posix() for f in own.rglob('*.png'))]).all()
+    assert rows.problem.isin(ABOUT_LABELS).any() and not rows[rows.problem.isin(ABOUT_LABELS)].usable.any()
+    assert len(read_folder(own, labels=False).files) == 20
+
+
+def test_a_broken_picture_keeps_its_row(own):
+    "The row of dog/1 must not fall to cat/1 because dog/1 cannot be read."
+    (own/'cup'/'3.png').write_bytes(b'')
+    (own/'labels.csv').write_text('name,label\n' + ''.join(f'{c}/{i}.png,{c}\n' for c in ('cup', 'bowl') for i in range(10)), encoding='utf-8')
+    folder = read_folder(own)
+    assert folder.lost == 0 and len(folder.files) == 19
+    (own/'labels.csv').write_text('name,label\n' + ''.join(f'{i}.png,jug\n' for i in range(3, 10)), encoding='utf-8')
+    with pytest.raises(ValueError, match='3.png is the name of 2 pictures'): read_folder(own)
+
+
+def test_tables_of_kaggle_and_of_hugging_face(tmp_path):
+    for i in range(20): put(tmp_path/'kaggle'/'train'/f'{i:04}.png', (10*i, 90, 90))
+    for i in range(5): put(tmp_path/'kaggle'/'test'/f'{i:04}.png', (10*i, 200, 90))
+    (tmp_path/'kaggle'/'train.csv').write_text('id,breed\n' + ''.join(f'{i:04},{"ab"[i % 2]}\n' for i in range(20)), encoding='utf-8')
+    folder = read_folder(tmp_path/'kaggle')
+    assert len(folder.files) == 20 and folder.classes == ['a', 'b'] and '5 test pictures kept out, unlabelled' in folder.said
+    three = tmp_path/'three'
+    for i in range(24): put(three/'photos'/f'{i}.png', (10*i, 90, 90))
+    for part, numbers in dict(train=range(12), val=range(12, 18), test=range(18, 24)).items():
+        (three/f'{part}.csv').write_text('image\tclass\n' + ''.join(f'{i}\t{"ab"[i % 2]}\n' for i in numbers), encoding='utf-16')
+    folder = read_folder(three)
+    assert [[folder.files[i].stem for i in p] for p in folder.splitter()(folder.files)] == [sorted(map(str, r)) for r in (range(12), range(12, 18))]
+    (three/'test.csv').write_text('image\n' + ''.join(f'{i}\n' for i in range(18, 24)), encoding='utf-8')
+    assert len(read_folder(three).files) == 18 and 'unlabelled' in read_folder(three).said
+    for part, n in dict(train=8, validation=4, test=4).items():
+        for i in range(n): put(tmp_path/'hf'/part/f'{i}.png', (20*i, 20*n, 90))
+        (tmp_path/'hf'/part/'metadata.csv').write_text('file_name,label\n' + ''.join(f'{i}.png,{"ab"[i % 2]}\n' for i in range(n)), encoding='utf-8')
+    folder = read_folder(tmp_path/'hf')
+    assert [len(p) for p in folder.splitter()(folder.pictures)] == [8, 4] and folder.classes == ['a', 'b'] and len(folder.pictures) == 16
+
+
+# ------------------------------------------------------------------ layouts of folders
+@pytest.mark.parametrize('train, valid, test', [('train', 'valid', 'test'), ('Training', 'Validation', 'Testing'), ('TRAIN', 'val', 'TEST'),
+                                                ('training_set', 'dev', 'test_set'), ('훈련', '검증', '시험'), ('학습', '검증용', '테스트')])
+def test_declared_folders_stand(tmp_path, train, valid, test):
+    for part, n in ((train, 6), (valid, 3), (test, 4)):
+        for c in ('cat', 'dog'):
+            for i in range(n): put(tmp_path/unicodedata.normalize('NFD', part)/c/f'{i}.png', (20*i, 30*n, 90 if c == 'cat' else 5))
+    dls = pet_dls(tmp_path, size=16, presize=20, bs=4)
+    where = [{unicodedata.normalize('NFC', f.parent.parent.name) for f in ds.items} for ds in (dls.train_ds, dls.valid_ds)]
+    assert where == [{train}, {valid}] and list(dls.vocab) == ['cat', 'dog'] and '8 test pictures kept out' in dls.said
+    with pytest.raises(ValueError, match='valid_pct=0.3: the set itself declares'): pet_dls(tmp_path, size=16, presize=20, valid_pct=.3)
+    put(tmp_path/'cat'/'extra.png')
+    with pytest.raises(ValueError, match='1 pictures lie neither in train/ nor in valid/, such as cat/extra.png'): read_folder(tmp_path)
+    assert 'split' in set(check_images(tmp_path).problem)
+
+
+@pytest.mark.parametrize('names, problem, why', [
+    ('cat/in/{}.png cat/out/{}.png dog/in/{}.png dog/out/{}.png', 'nested folders', 'the class may be cat or in'),
+    ('cat/{}.png dog/{}.png dog/batch2/{}.png', 'nested folders', 'dog/batch2: the class may be dog or batch2'),
+    ('Cat/{}.png cat/{}.png dog/{}.png', 'like classes', "'Cat', 'cat' differ only in case or spaces"),
+    ('cat/{}.png cat_/{}.png dog/{}.png', 'like classes', "'cat', 'cat_' differ"),
+    ('cat_{}.png Cat_2{}.png dog_{}.png', 'like classes', "'Cat', 'cat' differ"),
+    ('cat_{}.png', 'one class', '8 pictures of a single class .cat.; at least two classes are needed'),
+    ('cat/{}.png', 'one class', '8 pictures of a single class .cat.'),
+    ('2024-05-01/{}.png 2024-05-02/{}.png', 'no label', '16 of 16 pictures have no label'),
+    ('20240501/{}.png 20240502/{}.png', 'no label', '16 of 16 pictures have no label'),
+    ('cat/{}.png dog/{}.png {}.png', 'no label', '8 of 24 pictures have no label'),
+    ('IMG_{}.png P101002{}_1.png', 'no label', 'have no label'),
+    ('test/a_{}.png', 'split', 'all 8 pictures are test pictures'),
+    ('valid/a_{}.png valid/b_{}.png', 'split', 'all 16 pictures are held back, none is there to train on')])
+def test_what_would_be_guessed_is_refused_and_has_a_row(tmp_path, names, problem, why):
+    for k, name in enumerate(names.split()):
+        for i in range(8): put(tmp_path/name.format(i), (20*i, 50*k, 90))
+    with pytest.raises(ValueError, match=why): read_folder(tmp_path)
+    with pytest.raises(ValueError, match=why): pet_dls(tmp_path, size=16, presize=20)
+    rows = check_images(tmp_path)
+    assert problem in set(rows.problem) and not rows[rows.problem == problem].usable.any() and rows.remedy.str.len().all()
+
+
+def test_a_function_says_which_folder_is_the_class(tmp_path):
+    for c in ('cat', 'dog'):
+        for sub in ('in', 'out'):
+            for i in range(6): put(tmp_path/c/sub/f'{i}.png', (20*i, 90 if c == 'cat' else 3, 90 if sub == 'in' else 3))
+    dls = pet_dls(tmp_path, size=16, presize=20, bs=4, labels=lambda file: file.parts[0], group=lambda file: file.parts[1] + file.stem)
+    assert list(dls.vocab) == ['cat', 'dog'] and len(pickle.loads(pickle.dumps(dls.train)).dataset) == len(dls.train_ds)
+    assert all(dls.vocab[ds[i][1]] == f.parts[-3] for ds in (dls.train_ds, dls.valid_ds) for i, f in enumerate(ds.items))
+
+
+PIECES = ['train', 'Valid', 'test', 'images', 'cat', 'dog', 'Cat', 'cat ', '강아지', '2024-05-01', 'indoor', 'DCIM', '검증', 'IMG_1', 'data']
+FILES = ['cat_{}.png', 'dog_{}.png', 'IMG_{}.png', '{}.png', 'Cat_{}.png', '말티즈_20240501_1234{}.png', '고양이_{}.png', 'test_{}.png']
+LAYOUTS = st.lists(st.tuples(st.lists(st.sampled_from(PIECES), max_size=3), st.sampled_from(FILES), st.integers(1, 7)), min_size=1, max_size=5)
+
+
+@pytest.fixture(scope='module')
+def pixels():
+    "Twenty different pictures of nine pixels, as bytes."
+    out = []
+    for i in range(20):
+        b = io.BytesIO(); Image.new('RGB', (3, 3), (i, 9, 9)).save(b, 'PNG'); out.append(b.getvalue())
+    return out
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(LAYOUTS, st.booleans(), st.integers(0, 9))
+def test_any_layout_is_understood_or_refused_in_our_words(tmp_path_factory, pixels, layout, table, seed):
+    path = tmp_path_factory.mktemp('layout', numbered=True)
+    for k, (folders, name, n) in enumerate(layout):
+        path.joinpath(*folders).mkdir(parents=True, exist_ok=True)
+        for i in range(n): path.joinpath(*folders, name.format(10*k + i)).write_bytes(pixels[(k + i) % 20])
+    pictures = sorted(path.rglob('*.png'))
+    if table: (path/'labels.csv').write_text('file;class\n' + ''.join(f'{f.relative_to(path)};{"ab"[i % 2]}\n' for i, f in enumerate(pictures)), encoding='cp949')
+    rows = check_images(path)
+    told = rows.problem.isin(ABOUT_LABELS)
+    try: folder = read_folder(path)
+    except ValueError as e:
+        assert told.any() and not rows[told].usable.any(), e
+        assert ('; ' in str(e)) and str(path) in str(e) or 'labels.csv' in str(e), e
+        return
+    assert not told.any(), rows[told]
+    train, valid = folder.splitter(seed)(folder.pictures)
+    test = {i for i, f in enumerate(folder.pictures) if folder.sides[f] == 'test'}
+    assert not set(train) & set(valid) and sorted([*train, *valid, *test]) == [*range(len(pictures))] and not test & {*train, *valid}
+    labels = {f: folder.labeller(f) for f in folder.files}
+    assert labels == {f: folder.labels[f] for f in folder.files} and labeller_for(path)(folder.files[0]) == labels[folder.files[0]]
+    if not folder.declared:
+        twice = {c for c, n in Counter(labels.values()).items() if n > 1}
+        assert all(twice <= {folder.labels[folder.pictures[i]] for i in part} for part in (train, valid))
+    try: dls = pet_dls(path, size=8, presize=8, bs=2, seed=seed)
+    except ValueError as e: assert '; at least' in str(e)
+    else: assert {folder.pictures[i] for i in train} == set(dls.train_ds.items) and {folder.pictures[i] for i in valid} == set(dls.valid_ds.items)
+
+
+# ------------------------------------------------------------------ groups, shares, sizes, corrections
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from('abc'), st.integers(0, 6)), min_size=6, max_size=60), st.integers(0, 9), st.sampled_from([.1, .2, .5]))
+def test_a_group_is_never_on_both_sides(pictures, seed, pct):
+    labels, groups = [c for c, _ in pictures], [g for _, g in pictures]
+    keys = [f'{c}/{i}' for i, c in enumerate(labels)]
+    valid = _draw(keys, labels, groups, pct, seed)
+    assert not {groups[i] for i in valid} & {groups[i] for i in range(len(keys)) if i not in valid}
+    assert {labels[i] for i in valid} <= {labels[i] for i in range(len(keys)) if i not in valid}
+    alone = _draw(keys, labels, [*range(len(keys))], pct, seed)
+    assert Counter(labels[i] for i in alone) == {c: min(max(round(pct*n), 1), n-1) for c, n in Counter(labels).items() if n > 1}
+
+
+def test_groups_by_a_column_and_declared_splits(own):
+    rows = pd.DataFrame(dict(name=[f'{c}/{i}.png' for c in ('cup', 'bowl') for i in range(10)], owner=[f'o{i//3}' for i in range(20)]))
+    rows.to_csv(own/'labels.csv', index=False)
+    with pytest.raises(ValueError, match='its columns are name, owner'): pet_dls(own, size=16, presize=20)
+    dls = pet_dls(own, size=16, presize=20, bs=4, group='owner')
+    owner = dict(zip(rows.name, rows.owner))
+    sides = [{owner[f.relative_to(own).as_posix()] for f in ds.items} for ds in (dls.train_ds, dls.valid_ds)]
+    assert not sides[0] & sides[1] and all({f.parent.name for f in ds.items} == {'cup', 'bowl'} for ds in (dls.train_ds, dls.valid_ds))
+    with pytest.raises(ValueError, match="group='owner': .*the table beside the pictures is not there"): pet_dls(own, size=16, presize=20, group='owner', labels=False)
+    rows.assign(split=['valid' if i % 5 == 0 else 'train' for i in range(20)]).to_csv(own/'labels.csv', index=False)
+    with pytest.raises(ValueError, match='the declared split has the group o0 on both sides'): pet_dls(own, size=16, presize=20, group='owner')
+
+
+def test_a_data_frame_with_a_split_stands_for_the_table(own):
+    frame = pd.DataFrame(dict(path=[f'{c}/{i}.png' for c in ('cup', 'bowl') for i in range(10)], label=['x', 'y']*10, is_valid=[i % 10 < 2 for i in range(20)]))
+    dls = pet_dls(own, size=16, presize=20, bs=4, labels=frame)
+    assert list(dls.vocab) == ['x', 'y'] and {f.stem for f in dls.valid_ds.items} == {'0', '1'}
+    with pytest.raises(ValueError, match='1 of 20 pictures have no label'): read_folder(own, labels=frame.assign(label=[None, *frame.label[1:]]))
+    frame['is_test'] = [i % 10 == 1 for i in range(20)]
+    assert len(read_folder(own, labels=frame).files) == 18
+
+
+@pytest.mark.parametrize('bs', [1, 0, -4, 2.5, None, True, 'ten'])
+def test_batch_sizes_that_are_none(own, bs):
+    with pytest.raises(ValueError, match='bs=.*whole number of pictures, 2 or more; take bs=32'): pet_dls(own, size=16, presize=20, bs=bs)
+
+
+def test_the_share_held_back(own):
+    assert len(pet_dls(own, size=16, presize=20, bs=4, valid_pct=.4).valid_ds) == 8
+    for pct in (0, 1, -1, 3):
+        with pytest.raises(ValueError, match='a share between 0 and 1'): pet_dls(own, size=16, presize=20, valid_pct=pct)
+
+
+@pytest.mark.parametrize('kind', [dict, pd.Series, lambda d: pd.DataFrame(dict(label=d)), lambda d: pd.DataFrame(dict(image=[*d], breed=[*d.values()]))])
+def test_corrections_of_every_kind(own, kind):
+    folder = read_folder(own, labels=kind({'cup/3.png': 'bowl', 'bowl/1.png': 'cup'}))
+    assert {f.relative_to(own).as_posix() for f in folder.files if folder.labeller(f) != f.parent.name} == {'cup/3.png', 'bowl/1.png'}
+    with pytest.raises(ValueError, match='cup/3.png has no label'): read_folder(own, labels=kind({'cup/3.png': float('nan')}))
+    with pytest.raises(ValueError, match=r'bowll is the label of no picture here \(did you mean bowl\?\); give new_classes=True'):
+        read_folder(own, labels=kind({'cup/3.png': 'bowll'}))
+    assert read_folder(own, labels=kind({'cup/3.png': 'jug', 'cup/4.png': 'jug'}), new_classes=True).classes == ['bowl', 'cup', 'jug']
