@@ -79,7 +79,7 @@ class TimeBudget(Callback):
     """Ends a fit after so many seconds; schedules run over those seconds instead of over a number of steps.
 
     Nothing is validated meanwhile. Afterwards `pictures` is the number trained on, with repetition, and `spent` the
-    seconds. `ValueError` for a time that is not above 0. Source: 04, section 6."""
+    seconds. `ValueError` for a time that is not above 0. Source: 04, section 7."""
     order = 59 # right before fastai's ParamScheduler, which reads pct_train
     def __init__(self,
         seconds:float, # loading of pictures included

@@ -46,7 +46,7 @@ def frozen_features(
     """What body, pooling and flattening make of each picture (eval mode, no gradients), and the rest of the head.
 
     `rest(features)` equals `learn.model(pictures)` in eval mode. Train and eval modes are left as they were.
-    `ValueError` for a model without body and head, and for a head without parameters. Source: 02, section 5."""
+    `ValueError` for a model without body and head, and for a head without parameters. Source: 02, section 6."""
     body, rest = _body_and_rest(learn.model)
     modes = [(m, m.training) for m in body.modules()]
     device = next(learn.model.parameters()).device

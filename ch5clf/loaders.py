@@ -122,7 +122,7 @@ def _check_parts(folder, files, parts, grouped):
     if unseen or len(parts[0]) < 2 or not len(parts[1]):
         holds = f', where {", ".join(sorted(unseen))} is on one side only' if unseen else ''
         raise ValueError(f'{folder.path}: {len(parts[0])} pictures to train on and {len(parts[1])} held back{holds}; '
-                         f'at least 5 pictures of each class are needed{", in two groups or more" if grouped else ""}')
+                         f'each class needs two pictures or more, one for each side{", in two groups or more" if grouped else ""}')
 
 # %% ../nbs/workshop/17_loaders.ipynb #4c7476f2
 def _batch_size(bs):

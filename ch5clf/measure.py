@@ -13,6 +13,7 @@ __doc__ = """Errors and loss of a learner on given pictures, in one way, checked
     told.wrong, told.total, told.error, told.interval, told.loss
     told.table[told.table.wrong]            # a row for each picture
 """
+from collections import Counter
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass, field
@@ -91,9 +92,12 @@ def _agree(learn, told, record):
 
 # %% ../nbs/workshop/22_measure.ipynb #0bb8bb2a
 def _given(labels, items):
-    "A label for each item: from a dict (by item or by file name), a function, or a sequence as long as `items`."
+    "A label for each item: from a dict (by item, or by a file name that only one of them bears), a function, or a sequence as long as `items`."
     if callable(labels): return [labels(i) for i in items]
-    if isinstance(labels, dict): return [labels.get(i, labels.get(getattr(i, 'name', i))) for i in items]
+    if isinstance(labels, dict):
+        names = Counter(getattr(i, 'name', i) for i in items) # a bare name counts only where one picture bears it
+        by_name = {n: labels[n] for n, times in names.items() if n in labels and times == 1}
+        return [labels.get(i, by_name.get(getattr(i, 'name', i))) for i in items]
     labels = list(labels)
     if len(labels) != len(items): raise ValueError(f'{len(labels)} labels for {len(items)} pictures; give one for each')
     return labels

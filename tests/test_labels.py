@@ -181,7 +181,7 @@ def test_a_random_split_is_drawn_by_its_seed(own):
 
 def test_too_few_pictures_are_refused_with_the_class(own):
     for f in list((own/'cup').iterdir())[1:]: f.unlink()
-    with pytest.raises(ValueError, match='at least 5 pictures of each class are needed'):
+    with pytest.raises(ValueError, match='each class needs two pictures or more, one for each side'):
         for seed in range(30): pet_dls(own, size=16, presize=20, seed=seed)
 
 
