@@ -578,7 +578,7 @@ questions.add('q10',
             'changes its sign and averages.',
             'softmax 안에서 로그까지 취하면, softmax가 0으로 반올림되는 곳에서도 값이 유한해요. `nll_loss`는 이름과 달리 로그를 취하지 않아요. 정답 '
             '클래스의 값을 골라 부호를 바꾸고 평균을 내요.'),
-    section=('01_loss.ipynb', '5. Negative log likelihood, and cross-entropy'))
+    section=('01_loss.ipynb', "5. Cross-entropy, and somebody's notes"))
 
 def _one_argument(text):
     "Does the last function of `text` take one argument only?"
@@ -658,7 +658,7 @@ questions.add('q13',
     why=say('exp makes every value positive; dividing by the sum makes them shares. A lead of 1.2 over the '
             'next logit becomes a factor of e¹·² = 3.3.',
             'exp는 모든 값을 양수로 만들고, 합으로 나누면 몫이 돼요. 로짓이 1.2만큼 앞서면 e¹·² = 3.3배가 돼요.'),
-    section=('01_loss.ipynb', '3. Softmax: logits to probabilities, all classes at once'))
+    section=('01_loss.ipynb', '3. All twelve: exp and softmax'))
 
 questions.add('q15',
     topic=say('log(-2)', 'log(-2)'),
@@ -674,7 +674,7 @@ questions.add('q15',
             'and torch return `nan`; log(0) is another case, where they return minus infinity.',
             '로그는 exp를 되돌리는 함수이고, exp는 양수만 내놓아요. `math.log(-2)`는 오류를 내고 numpy와 torch는 `nan`을 돌려줘요. log(0)은 '
             '다른 경우로, 음의 무한대를 돌려줘요.'),
-    section=('01_loss.ipynb', '4. Logarithms: products become sums'))
+    section=('01_loss.ipynb', '4. What should a wrong answer cost?'))
 
 # %% ../nbs/workshop/36_questions.ipynb #e88885a0
 def _tensors(*rows):
@@ -751,7 +751,7 @@ questions.add('t01',
     why=say('Taking the largest logit off each row divides numerator and denominator by the same number, '
             'so the shares stay, and the largest exponent is 0.',
             '행마다 가장 큰 로짓을 빼면 분자와 분모가 같은 수로 나뉘어요. 몫은 그대로이고 가장 큰 지수는 0이 돼요.'),
-    section=('01_loss.ipynb', '3. Softmax: logits to probabilities, all classes at once'))
+    section=('01_loss.ipynb', '3. All twelve: exp and softmax'))
 
 def _loss_cases():
     return _tensors(([[1.1, -.7, 2.3], [0., .2, -1.]], [2, 0]),
@@ -838,7 +838,7 @@ questions.add('t02',
     why=say('log of softmax is the logit minus the log-sum-exp of its row: no exponential is ever stored, '
             'so nothing overflows and nothing rounds to 0.',
             'softmax의 로그는 로짓에서 그 행의 log-sum-exp를 뺀 값이에요. 지수값을 따로 저장하지 않으니 넘치지도 않고 0으로 반올림되지도 않아요.'),
-    section=('01_loss.ipynb', '5. Negative log likelihood, and cross-entropy'))
+    section=('01_loss.ipynb', "5. Cross-entropy, and somebody's notes"))
 
 questions.add('t03',
     topic=say('faults in a hand-written loss', '손으로 쓴 손실의 잘못'),
@@ -869,7 +869,7 @@ questions.add('t03',
             'sum makes the step depend on the batch size.',
             '정답을 보지 않으면 모든 클래스를 똑같이 세므로 모델이 아무것도 모를 때 손실이 가장 작아요. numpy는 `backward`가 따라갈 기록을 남기지 않고, '
             'exp(1000)은 무한대이며, 합을 쓰면 스텝의 크기가 배치 크기에 따라 달라져요.'),
-    section=('01_loss.ipynb', '5. Negative log likelihood, and cross-entropy'))
+    section=('01_loss.ipynb', "5. Cross-entropy, and somebody's notes"))
 
 questions.add('m01',
     topic=say('the loss of guessing', '찍을 때의 손실'),
@@ -897,7 +897,7 @@ questions.add('m01',
             'should fall below this value within the first epoch.',
             '아무것도 모르고 모른다고 인정하는 모델의 손실이에요. 새 헤드는 우리 실험에서 이보다 높은 2.8에서 4 사이에서 시작했는데, 정상이에요. 무작위 가중치가 '
             '아무렇게나, 때로는 꽤 확신하며 답하기 때문이에요. 첫 에포크 안에 이 값보다 낮아지면 돼요.'),
-    section=('01_loss.ipynb', '7. What a loss value means, and numbers that break naive code'))
+    section=('02_lr_finder.ipynb', '1. Too small, right, too large'))
 
 def _guessing(n):
     import torch
@@ -928,7 +928,7 @@ questions.add('m02',
     why=say('A mean loss turns into a typical probability in the same way: the geometric mean of those '
             'given to the right classes.',
             '평균 손실도 같은 식으로 대표 확률이 돼요. 정답 클래스에 준 확률들의 기하 평균이에요.'),
-    section=('01_loss.ipynb', '7. What a loss value means, and numbers that break naive code'))
+    section=('01_loss.ipynb', '4. What should a wrong answer cost?'))
 
 questions.add('m03',
     topic=say('the noise of an error rate', '오류율의 흔들림'),
@@ -990,7 +990,7 @@ questions.add('m04',
     why=say('exp(1000) stands in numerator and denominator and cancels. That is why code may take off the '
             'largest logit first.',
             'exp(1000)이 분자와 분모에 똑같이 있어 지워져요. 그래서 코드는 가장 큰 로짓을 먼저 빼도 돼요.'),
-    section=('01_loss.ipynb', '3. Softmax: logits to probabilities, all classes at once'))
+    section=('01_loss.ipynb', '3. All twelve: exp and softmax'))
 
 def _last_share(*logits):
     import torch
@@ -1301,7 +1301,7 @@ questions.add('x01',
     why=say('Softmax minus target: every step is as large as the mistake, never larger, and the pushes of '
             'a row sum to zero.',
             'softmax에서 정답을 뺀 값이에요. 스텝은 언제나 틀린 만큼이고 그보다 커지지 않아요. 한 행의 값을 모두 더하면 0이에요.'),
-    section=('01_loss.ipynb', '8. The gradient: softmax minus target'))
+    section=('01_loss.ipynb', '7. The gradient, and one step'))
 
 questions.add('x02',
     topic=say('the gradient of one picture', '사진 한 장의 기울기'),
@@ -1334,7 +1334,7 @@ questions.add('x02',
     why=say('The right logit is pulled up by all that is missing to 1; the others are pushed down by what '
             'they took.',
             '정답 로짓은 1에 모자란 만큼 끌어올려지고, 나머지는 자기가 가져간 만큼 밀려 내려가요.'),
-    section=('01_loss.ipynb', '8. The gradient: softmax minus target'))
+    section=('01_loss.ipynb', '7. The gradient, and one step'))
 
 questions.add('x03',
     topic=say('a sure mistake', '확신하며 틀렸을 때'),
@@ -1361,7 +1361,7 @@ questions.add('x03',
     why=say('Squared error after softmax multiplies the mistake with the slope of softmax, which is nearly '
             '0 where the model is sure: a wrong and sure model would not learn.',
             'softmax 뒤의 제곱 오차는 틀린 정도에 softmax의 기울기를 곱해요. 모델이 확신하는 곳에서는 이 값이 거의 0이라, 확신하며 틀린 모델은 배우지 못해요.'),
-    section=('01_loss.ipynb', '9. Beside squared error'))
+    section=('01_loss.ipynb', '7. The gradient, and one step'))
 
 # %% ../nbs/workshop/36_questions.ipynb #09ac892f
 _none = None # these questions belong to no one section
@@ -1633,7 +1633,7 @@ _note('r02',
       say('`nll_loss` picks, changes the sign, averages. Its name says what the result is, not what it '
           'computes.',
           '`nll_loss`는 고르고, 부호를 바꾸고, 평균을 내요. 이름은 결과를 말할 뿐 계산을 말하지 않아요.'),
-      ('01_loss.ipynb', '5. Negative log likelihood, and cross-entropy'))
+      ('01_loss.ipynb', "5. Cross-entropy, and somebody's notes"))
 _note('r03',
       'The two properties that softmax guarantees: it amplifies differences, and the values sum to 1.',
       'softmax가 보장하는 두 성질: 차이를 키우고, 값의 합이 1이에요.', 'a',
@@ -1648,7 +1648,7 @@ _note('r03',
       say('For equal logits nothing is amplified, yet the two properties hold: so amplifying is a '
           'tendency, not the guarantee.',
           '로짓이 같으면 커질 차이가 없지만 두 성질은 그대로예요. 그러니 차이를 키우는 것은 보장이 아니라 경향이에요.'),
-      ('01_loss.ipynb', '3. Softmax: logits to probabilities, all classes at once'))
+      ('01_loss.ipynb', '3. All twelve: exp and softmax'))
 _note('r04',
       '`torch.where` cannot serve 37 classes because it is a list comprehension.',
       '`torch.where`는 리스트 컴프리헨션이라서 37개 클래스에 쓸 수 없어요.', 'c',
@@ -1662,7 +1662,7 @@ _note('r04',
       say('Count its arguments.', '인자의 수를 세어 보세요.'),
       say('Nested, it works for three classes and is clumsy; one index per row works for any number.',
           '겹쳐 쓰면 세 클래스에서도 되지만 번거로워요. 행마다 인덱스 하나를 쓰면 클래스가 몇 개든 돼요.'),
-      ('01_loss.ipynb', '2. Two classes: sigmoid and `torch.where`; more: indexing'))
+      ('01_loss.ipynb', '2. Only two breeds: sigmoid and `torch.where`'))
 _note('r05',
       'Second rule for the rate: take the point where the loss begins to fall.',
       '학습률 둘째 규칙: 손실이 줄어들기 시작하는 점을 골라요.', 'b',
@@ -1750,7 +1750,7 @@ _note('r10',
           'gradient in a; it is bounded, though, and so no single picture can throw the weights far.',
           '2를 곱하면 기울기는 2이고, 제곱하면 2(a-b)예요. softmax가 선형이 아니므로 기울기도 a에 대해 선형이 아니에요. 다만 한계가 있어서 사진 한 장이 가중치를 '
           '멀리 던지지 못해요.'),
-      ('01_loss.ipynb', '8. The gradient: softmax minus target'))
+      ('01_loss.ipynb', '7. The gradient, and one step'))
 
 # %% ../nbs/workshop/36_questions.ipynb #e470a9de
 def progress(
@@ -1773,22 +1773,22 @@ def load_ipython_extension(shell) -> None:
 # where each question is taught: notebook -> its heading -> ids
 _sections = {
     '00_data.ipynb': {
-        '2. Looking around: paths, lists and names': 'q02 q02a q02b q02c q02d q03 q04 q05',
-        '3. From files to batches: the `DataBlock`': 'q07 q08',
-        '4. The baseline, and how far to trust it': 'm03',
-        '5. Presizing: two ways to damage a picture': 'q01 q06',
+        '2. Names and paths': 'q02 q02a q02b q02c q02d q03 q04 q05',
+        '3. The `DataBlock`, line by line': 'q07 q08',
+        '4. How far to trust the number': 'm03',
+        '5. Presizing: shrink late, and once': 'q01 q06',
         '6. Train before you clean': 'q09'},
     '01_loss.ipynb': {
-        '2. Two classes: sigmoid and `torch.where`; more: indexing': 'q14',
-        '3. Softmax: logits to probabilities, all classes at once': 'q11',
-        '6. When softmax is the wrong choice: several classes, or none': 'q12',
-        '8. The gradient: softmax minus target': 'further'},
+        '2. Only two breeds: sigmoid and `torch.where`': 'q14',
+        '3. All twelve: exp and softmax': 'q11',
+        '8. When softmax is the wrong choice': 'q12',
+        '7. The gradient, and one step': 'further'},
     '02_lr_finder.ipynb': {
         '3. Two rules of thumb, and what each costs': 'q16 q16b q16c'},
     '03_finetune.ipynb': {
-        '2. The two steps of `fine_tune`': 'q17 q18',
-        '3. A rate for each group': 'q19 q20 q20b q20c',
-        '8. How many epochs?': 'q21'},
+        '3. `fine_tune` taken apart': 'q17 q18',
+        '4. A rate for each group': 'q19 q20 q20b q20c',
+        '7. How long?': 'q21'},
     '04_deeper.ipynb': {
         '2. What the number in the name counts': 'q22',
         '5. Where the memory goes': 'm05',

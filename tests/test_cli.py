@@ -67,7 +67,7 @@ def test_no_directive_no_nbdev_no_answer(edition):
             assert not re.search(r'^\s*#\|', text, flags=re.M), (file.name, text)
             assert 'import nbdev' not in text and 'from nbdev' not in text and 'makers -->' not in text, (file.name, text)
             assert not re.search(r'^(__doc__|_all_) = ', text, flags=re.M), (file.name, text)
-    for nb in (ROOT/'nbs').rglob('0*.ipynb'):
+    for nb in (ROOT/'nbs').glob('0*.ipynb'):
         marked = [re.sub(r'^#\|.*\n', '', source(c), flags=re.M).strip() for c in cells(nb) if source(c).startswith('#| settles')]
         shown = [source(c) for c in cells(edition/nb.name) if c.get('outputs')]
         assert not set(marked) & set(shown)

@@ -356,7 +356,7 @@ def test_the_best_try_counts():
     rep = questions.progress('ko')
     row = next(r for r in rep.rows if r['id'] == 'r01')
     assert (row['state'], row['score'], row['last']) == ('right', 1, 0) and '1개를 맞혔어요.' in repr(rep) and '0개 더' not in repr(rep) and '자동' in repr(rep)
-    assert [l for l, _ in rep.reread] == ['01_loss.ipynb#9.-Beside-squared-error'] and '다시 읽어' in rep._repr_html_()  # r01 has no section
+    assert [l for l, _ in rep.reread] == ['01_loss.ipynb#7.-The-gradient,-and-one-step'] and '다시 읽어' in rep._repr_html_()  # r01 has no section
     assert '→' not in str(questions['r01'].explain('ko')) + questions['r01'].explain('ko')._repr_html_()
 
 
