@@ -402,7 +402,7 @@ def test_headings_are_not_told_before_a_try():
     before = [o for q in questions.values() for o in (str(q.explain('en')), q.explain('ko')._repr_html_())]
     assert not [o for o in before if 'minus' in o or 'likelihood' in o]
     questions['x02'].check([.8, .1, .7])
-    assert '8.-The-gradient' in questions['x02'].explain('en')._repr_html_()
+    assert '7.-The-gradient' in questions['x02'].explain('en')._repr_html_()
 
 
 def test_the_review_notebook_asks_what_the_bank_asks():
