@@ -1,10 +1,21 @@
 import os
+import signal
 import tempfile
+
+import pytest
 
 # Tests never touch the real progress file, however pytest is started.
 os.environ['CH5CLF_PROGRESS'] = tempfile.mkdtemp(prefix='ch5clf-tests-')
 for name in ('CH5CLF_DATA', 'CH5CLF_LANG'): os.environ.pop(name, None)
 SLOW = 30 # seconds
+
+
+@pytest.fixture
+def ctrl_c():
+    "Ctrl-C raises KeyboardInterrupt, also where the tests run in the background of a shell, which ignores it."
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def pytest_configure(config):

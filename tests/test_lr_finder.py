@@ -20,14 +20,8 @@ from torch.nn.utils import prune, weight_norm
 
 from ch5clf.lr_finder import LRFinding, find_lr, frozen_features, last_clear_fall, rate_test, smooth_both_sides, tenth_of_minimum
 
+pytestmark = pytest.mark.usefixtures('ctrl_c')
 torch.set_num_threads(1)
-
-@pytest.fixture(autouse=True)
-def ctrl_c():
-    "Ctrl-C raises KeyboardInterrupt, also where the tests run in the background of a shell, which ignores it."
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 

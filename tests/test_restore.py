@@ -14,15 +14,8 @@ from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 
 from ch5clf.restore import Memory, untouched
 
-pytestmark = pytest.mark.filterwarnings('ignore')
+pytestmark = [pytest.mark.filterwarnings('ignore'), pytest.mark.usefixtures('ctrl_c')]
 torch.set_num_threads(1)
-
-@pytest.fixture(autouse=True)
-def ctrl_c():
-    "Ctrl-C raises KeyboardInterrupt, also where the tests run in the background of a shell, which ignores it."
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 
