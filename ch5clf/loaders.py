@@ -120,7 +120,7 @@ def _check_parts(folder, files, parts, grouped):
     train, valid = ({folder.labels[files[i]] for i in part} for part in parts)
     unseen = valid - train or (set() if folder.declared else train - valid)
     if unseen or len(parts[0]) < 2 or not len(parts[1]):
-        holds = f', where {", ".join(sorted(unseen))} is on one side only' if unseen else ''
+        holds = f', where {" and ".join(sorted(unseen))} stand{"s"*(len(unseen) < 2)} on one side only' if unseen else ''
         raise ValueError(f'{folder.path}: {len(parts[0])} pictures to train on and {len(parts[1])} held back{holds}; '
                          f'each class needs two pictures or more, one for each side{", in two groups or more" if grouped else ""}')
 

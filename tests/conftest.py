@@ -3,11 +3,17 @@ import signal
 import tempfile
 
 import pytest
+from hypothesis import settings
 
 # Tests never touch the real progress file, however pytest is started.
 os.environ['CH5CLF_PROGRESS'] = tempfile.mkdtemp(prefix='ch5clf-tests-')
 for name in ('CH5CLF_DATA', 'CH5CLF_LANG'): os.environ.pop(name, None)
 SLOW = 30 # seconds
+
+# The same examples at every run, so that a red test is the change's own; `pytest --hypothesis-profile=wide` looks further.
+settings.register_profile('same', derandomize=True)
+settings.register_profile('wide', max_examples=1000)
+settings.load_profile('same')
 
 
 @pytest.fixture

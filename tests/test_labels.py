@@ -505,7 +505,7 @@ def test_any_layout_is_understood_or_refused_in_our_words(tmp_path_factory, pixe
         twice = {c for c, n in Counter(labels.values()).items() if n > 1}
         assert all(twice <= {folder.labels[folder.pictures[i]] for i in part} for part in (train, valid))
     try: dls = pet_dls(path, size=8, presize=8, bs=2, seed=seed)
-    except ValueError as e: assert '; at least' in str(e)
+    except ValueError as e: assert str(path) in str(e) and '; ' in str(e)
     else: assert {folder.pictures[i] for i in train} == set(dls.train_ds.items) and {folder.pictures[i] for i in valid} == set(dls.valid_ds.items)
 
 
