@@ -235,7 +235,7 @@ def test_nothing_is_overwritten_unasked(tmp_path, monkeypatch, links):
     if not links: monkeypatch.setattr(saved.os, 'link', none)
     path, won = tmp_path/'m.safetensors', []
     def one(i):
-        try: saved._put(bytes([i])*1000, path, False)
+        try: saved.put_file(bytes([i])*1000, path, False)
         except FileExistsError: return
         won.append(i)
     threads = [threading.Thread(target=one, args=(i,)) for i in range(8)]
@@ -244,7 +244,7 @@ def test_nothing_is_overwritten_unasked(tmp_path, monkeypatch, links):
         for t in threads: t.join()
     else: one(0), one(1)
     assert len(won) == 1 and path.read_bytes() == bytes(won)*1000 and len(list(tmp_path.iterdir())) == 1
-    saved._put(b'new', path, True)
+    saved.put_file(b'new', path, True)
     assert path.read_bytes() == b'new'
 
 
