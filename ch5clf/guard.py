@@ -277,7 +277,7 @@ class _Session:
         with contextlib.suppress(OSError): os.chdir(folder)
         if hasattr(signal, 'alarm'): signal.alarm(int(wall) + 60) # it ends even where nobody is left to end it
         _write_frame(self.out, 'begun', os.getpid())
-        value = given = error = None
+        value, given, error, known = None, None, None, set(sys.modules)
         with _no_exit() as sink, _heartbeat(self.out):
             try:
                 if packed != self.packed: self.fn = _Unpickler(io.BytesIO(packed)).load()
@@ -288,7 +288,7 @@ class _Session:
         if hasattr(signal, 'alarm'): signal.alarm(0)
         if hasattr(signal, 'alarm'): signal.alarm(0)
         if hasattr(signal, 'alarm'): signal.alarm(0)
-        _write_frame(self.out, 'done', value, given, sink.text[:500], error)
+        _write_frame(self.out, 'done', value, given, sink.text[:500], error, [m for m in sys.modules if m not in known])
 
 def _serve(forks=_forks):
     "The whole life of a child: it imports, and calls functions, until its input ends."
@@ -363,7 +363,8 @@ class _ChildClock(_Clock):
 
 class _Child:
     "A process that calls functions for us: started once, replaced when it is lost."
-    def __init__(self, forks=_forks): self.forks, self.lock, self.job, self.fn = forks, threading.RLock(), None, None
+    def __init__(self, forks=_forks):
+        self.forks, self.lock, self.job, self.fn, self.timer = forks, threading.RLock(), None, None, None
     def start(self):
         "Begin to start it, where it is not there; that takes no time."
         import subprocess
@@ -384,6 +385,24 @@ class _Child:
     def _import(self, modules):
         if new := [m for m in modules if m not in self.known]: self._say('import', new)
         self.known.update(modules)
+    def _import_soon(self, modules):
+        "What a fork imported is lost with it: once it is quiet, the child imports the same, for those that come."
+        def work():
+            with self.lock, contextlib.suppress(OSError):
+                self._settle()
+                self._import(modules)
+        if self.timer: self.timer.cancel()
+        self.timer = threading.Timer(1, work)
+        self.timer.daemon = True
+        self.timer.start()
+    def _settle(self):
+        "The fork that waits for more calls ends."
+        if self.fn is None: return
+        self.fn = None
+        try:
+            self._say('end')
+            self._hear(5)
+        except (OSError, queue.Empty): self._end()
     def _hear(self, seconds, *wanted):
         "The next message that is wanted, or that it is gone. `queue.Empty` where none comes in time."
         end = time.monotonic() + seconds
@@ -413,9 +432,7 @@ class _Child:
         with self.lock:
             self.start()
             try:
-                if self.fn not in (None, fn):
-                    self._say('end')
-                    self._hear(5)
+                if fn != self.fn: self._settle()
                 self._import(needs)
                 self._say('call', fn, args, os.getcwd(), wall)
                 self.fn, begun = fn, self._hear(120, 'begun')
@@ -438,7 +455,8 @@ class _Child:
         except BaseException as e: # Ctrl-C, or a message that is none of ours
             self._end(pid)
             return Ran(error=e)
-        _, value, given, printed, error = said
+        _, value, given, printed, error, modules = said
+        if modules and self.forks: self._import_soon(modules)
         return Ran(value, error and _as_told(*error), False, printed, given)
 
 _warm = 'numpy', 'torch', 'torch.func', 'fastcore.foundation' # modules that the child imports if they are here already
