@@ -288,3 +288,14 @@ def test_plain_values_travel_unchanged(value):
     def same_type(x): return x
     ran = run_guarded(same_type, (value,))
     assert ran.error is None and ran.value == plain(value) and ran.given == [plain(value)]
+
+
+def test_an_answer_whose_methods_leave_python():
+    "`check` never raises, whatever the object that it is given does when it is looked at."
+    from fractions import Fraction
+    from ch5clf.questions import questions
+    class Leaves(Fraction):
+        __module__ = 'fractions'
+        def __float__(self): raise SystemExit
+    for answer in (Leaves(1, 2), [Leaves(1, 2)], {Leaves(1, 2): Sly('a')}, SlyTensor(), Sly('a')):
+        for id in ('q10', 'q15', 't01', 'q22'): assert questions[id].check(answer).state != 'right'
