@@ -167,6 +167,10 @@ def _twins_of(files, store):
     many = {g for g, n in Counter(groups.tolist()).items() if n > 1}
     return {f: g for f, g in zip(files, groups.tolist()) if g in many}
 
+def _said_of_scale(store):
+    if not store or not store.scale: return ''
+    return ';\nof pixels with more than 8 bits {:,.6g} becomes black and {:,.6g} white (scale=)'.format(*store.scale)
+
 def _said_of(twins, files, parts, declared):
     "A line on nearly equal pictures, or nothing."
     if not twins: return ''
@@ -193,6 +197,7 @@ def pet_dls(
     group=None, # what stays on one side of the split: a column of the table, or a function of the path below `path`
     valid_pct=None, # share of each class that is held back, .2 by default; only where the set declares no split
     twins=True, # keep nearly equal pictures on one side of a random split? False: nobody looks for them
+    scale=None, # numbers that become black and white in pictures with more than 8 bits; by default one for the set
     num_workers=0, # processes that load; with 0 two runs with one seed are equal
     **kwargs, # for fastai's `DataBlock.dataloaders`
 ) -> DataLoaders: # batches: pictures (bs, 3, size, size) in 0..1, labels (bs,)
@@ -220,13 +225,13 @@ def pet_dls(
     if len(folder.classes) < 2: raise ValueError(f'{path}: {_single(folder.files, folder.classes)}')
     files, store = folder.files, None
     if cached:
-        store = presize_store(files, presize)
+        store = presize_store(files, presize, scale)
         files = _without_unreadable(files, store.problems)
         kwargs |= dict(dl_type=PresizeDL, store=store, size=size, presize=presize)
     alike = _twins_of(files, store) if twins and not _is_ours(path.resolve()) else {}
     splitter = folder.splitter(seed, valid_pct, group, alike)
     parts = splitter(files)
-    said = folder.said + _said_of(alike, files, parts, folder.declared)
+    said = folder.said + _said_of_scale(store) + _said_of(alike, files, parts, folder.declared)
     _say(path, said)
     _check_parts(folder, files, parts, group is not None, alike)
     block = DataBlock(blocks=(ImageBlock, CategoryBlock), get_items=lambda _: files, get_y=folder.labeller,

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from .pictures import (FORMATS, REMEDIES, SUFFIXES, BadPicture, PictureFile, bands, files_below, one_at_a_time,
-                             orientation, printable, quietly)
+                             orientation, printable, quietly, scale_of)
 from .twins import sketch, twin_pairs
 from fastcore.foundation import L
 from fastcore.imports import IN_NOTEBOOK
@@ -97,8 +97,8 @@ def _is_blank(im): return im.mode in ('L', 'RGB') and all(lo == hi for lo, hi in
 
 def _colours(im, head):
     if im.mode[0] == 'I' or im.mode == 'F':
-        return (f'grey with {16 if "16" in im.mode else 32} bits a pixel: the course scales it to 8; '
-                'with cached=False, what is brighter than 255 turns white')
+        low, high = (f'{n:,.4g}' if im.mode == 'F' else f'{n:,}' for n in im.getextrema())
+        return f'grey with {16 if "16" in im.mode else 32} bits a pixel, {low} to {high}: the course scales it to 8'
     if im.mode == 'CMYK': return 'CMYK, the inks of a printer: on a screen its colours are only roughly right'
     if im.format == 'PNG' and head[24] == 16: return '16 bits a colour, of which 8 are read'
 
@@ -217,6 +217,13 @@ def _twin_rows(path, group, labels, sides, problem, same, about=None):
             if problem == 'near duplicate' and risk: risk = '; pet_dls keeps both on one side of a random split'
             yield f, _row(problem, same(f, twin) + more + risk)
 
+# %% ../nbs/workshop/15_photos.ipynb #0f5dd5fb
+def _with_scale(rows, scale):
+    "The rows; those on deep pictures say which numbers of the set become black and white."
+    if not scale: return rows
+    more = ' ({:,.6g} to {:,.6g}, for the whole set: scale=); with cached=False, what is over 255 turns white'.format(*scale)
+    return [(f, {**r, 'detail': r['detail'] + more} if r['detail'].endswith('scales it to 8') else r) for f, r in rows]
+
 # %% ../nbs/workshop/15_photos.ipynb #1ddbc2ae
 def check_photos(
     path, # folder of pictures
@@ -235,6 +242,7 @@ def check_photos(
     rows += [(f, _no_text) for f in files if not _shows(f)]
     named = [f for f in files if f.suffix.lower() in SUFFIXES and _shows(f)]
     pictures = [f for f in named if all(r['usable'] for r in found[f][0])]
+    rows = _with_scale(rows, scale_of(pictures))
     labels, sides, odd = meaning_of(path, pictures) if meaning_of else ({}, {}, [])
     rows += [(f, _row(*why, usable=False)) for f, *why in odd]
     rows += _twins(path, {f: found[f][1] for f in pictures}, labels, sides)
