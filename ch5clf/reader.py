@@ -47,6 +47,7 @@ def normalise(
     text = re.sub(r'\*\*|[`"]|[\u200b-\u200f\ufeff\u00ad]', '', text)
     text = re.sub(r'(?<=[a-z])[-_](?=[a-z])', ' ', text)
     text = _same()[0].sub(lambda m: _same()[1][m[0]], text)
+    text = re.sub(r'(?<=0) (and|to) one(?![a-z])', '~1', text)
     text = re.sub(r'(?<=\d) ?(?:,|and|&|to|-|과|와|에서|부터|이상) ?(?=\d)', '~', text) # '0과 1 사이' is a range
     text = re.sub(r'(?<![a-z])[a-z]{6,20}(?![a-z])', lambda m: _nearest(m[0]), text)
     return re.sub(r'[^\S\n]+', ' ', text).strip()
@@ -85,7 +86,7 @@ def _stem(stem):
 def _word(word):
     "A piece of a form: a star is the rest of a word, an underscore the ending of a stem; gaps may be filled."
     word, shape = _stem(word[:-1]) if word[-1] == '_' else (word, '')
-    body = re.sub(rf'([{_H}])(?=[{_H}])', r'\1 ?', re.escape(word.removeprefix('^').removesuffix('*')).replace(r'\*', '[a-z]{0,12}'))
+    body = re.sub(rf'([{_H}])(?=[{_H}])', r'\1 ?', re.escape(word.removeprefix('^')).replace(r'\*', '[a-z]{0,12}'))
     body = re.sub(rf'(?<=[{_H}])\\ (?=[{_H}]|$)', lambda m: _GAP, body)
     body = re.sub(r'\\ (?=[a-z])', ' ?(?:(?:the|an?|its|their|your) )?', body).replace(r'\ ', ' ?')
     return body + (' ?' if shape and word[-1:] >= '가' else '') + shape
@@ -98,7 +99,7 @@ def _form(form):
     edge = lambda c: c.isascii() and c.isalnum()
     flat = re.sub('<([^/>]*)[^>]*>', r'\1', form)
     begin = rf'(?<![a-z0-9{_H}])' if flat[0] == '^' else r'(?<![a-z0-9~])' if edge(flat[0]) else ''
-    end = '[a-z]*' if flat[-1] == '*' else r"(?![a-z0-9]|'t)" if edge(flat[-1]) else ''
+    end = r"(?![a-z0-9]|'t)" if edge(flat[-1]) else ''
     either = lambda o: f'(?:{"|".join(_word(w) if w else "" for w in o.split("/"))})'
     return begin + ''.join(either(o[1:-1]) if o[0] == '<' else _word(o) for o in re.split('(<[^>]*>)', form) if o) + end
 
@@ -131,13 +132,13 @@ def _nearest(word):
 
 # %% ../nbs/workshop/32_reader.ipynb #6dcd7a64
 _SENTENCE = re.compile(rf'[;\n!]+|(?<!\?)\?(?!\?)(?=\s|$)|(?<!\b[1-9])\.(?=\s|$)|(?<=[다요함음됨임죠])\.|'
-                       r'(?<=\s)(?=\(?[2-9b-e][.)]\s)|[①②③④]|(?<=[어아여와워해돼세예에네데니지]요)\s|'
+                       r'(?<=\s)(?=\(?(?:[2-9][.)]|[b-e]\))\s)|[①②③④]|(?<=[어아여와워해돼세예에네데니지]요)\s|'
                        r'(?<=니다|한다|된다|는다|이다|있다|없다|온다|간다)\s|(?<=[가-힣][함됨임])\s(?=[가-힣])')
 _CLAUSE = re.compile(unwrap(rf"""
     ,(?!\d)|:(?=\s)|->|=>|\s[-+]\s|\((?=[^)]{{12}})|(?<=[^(]{{9}})\)|(?<![a-z])(?:but|while|whereas|then|because|since|
     although|though|so that|so|and|which|as|when|whenever|if|since)(?![a-z])|
-    (?= (?:instead of|rather than|unlike)(?![a-z]))|(?<=[{_H}])(?:고|며|면서|지만|는데|은데|인데|니까|므로|때문에|어서|아서|해서|라서|
-    거든요|려면|으면|이면|하면|라|는 경우에?|을 때는?|일 때는?|할 때는?)(?=[\s,]|$)|아니라|말고|대신(?:에)?(?![{_H}])|(?<=않)고|
+    (?= (?:instead of|rather than|unlike)(?![a-z]))|(?<=[{_H}])(?:고|며|면서|지만|는데|은데|인데|니까|므로|때문에|(?<![에로])서|
+    거든요|거나|든지|려면|으면|이면|하면|라|는 경우에?|을 때는?|일 때는?|할 때는?)(?=[\s,]|$)|아니라|말고|대신(?:에)?(?![{_H}])|(?<=않)고|
     (?<![{_H}])(?:그리고|하지만|반면|그러나|그래서|그다음|다음|이후|혹은|또는|아니면)"""))
 _PART = re.compile(rf'(?<![a-z])or(?![a-z])| / | \+ | - |이거나|(?<=[{_H}])(?:나|거나|든지|이랑|랑)(?=[ ,])|(?<=방식)과|(?<=형태)와|또는|혹은')
 _NOT = re.compile(unwrap(rf'''
@@ -193,9 +194,9 @@ class Cue:
         self.ordered, self.absent = '>' in words, [w[1:] for w in words if w[0] == '!']
         self.bound = next((w.split(':') for w in words if ':' in w), None)
         self.names = [w for w in words if w[0] not in '!>' and ':' not in w]
-    def matches(self, text:Parsed): # yields lists of spans
-        "The places where the cue holds."
-        scopes = {'': text.sentences, '=': text.parts, '~': [(0, len(text.text))]}[self.scope]
+    def matches(self, text:Parsed, loose:bool=False): # yields lists of spans
+        "The places where the cue holds; `loose`: the concepts may stand in different sentences."
+        scopes = {'': text.sentences, '=': text.parts, '~': [(0, len(text.text))]}['~' if loose else self.scope]
         for a, b in scopes:
             inside = lambda name: [s for s in text.find(name) if a <= s[0] < b]
             if any(inside(n) for n in self.absent): continue
@@ -342,15 +343,16 @@ def read(
 def _said(slot, parsed, used):
     "Option -> (place, is it a guess?), in order of place; and whether something was denied."
     said, denied = {}, False
-    for option in slot.options:
-        for cue in option.cues:
-            for spans in cue.matches(parsed):
+    for loose in (False, True): # what no sentence says may be spread over several: a guess
+        for option, cue in ((o, c) for o in slot.options for c in o.cues if not loose or not c.bound):
+            for spans in cue.matches(parsed, loose):
                 if parsed.denials(spans):
                     denied = True
                     continue
                 used += spans
-                new = min(s[0] for s in spans), cue.guess
-                if option.key not in said or said[option.key][1] and not cue.guess: said[option.key] = new
+                new = min(s[0] for s in spans), loose or cue.guess
+                if option.key not in said or said[option.key][1] and not new[1]: said[option.key] = new
+        if said: break
     return dict(sorted(said.items(), key=lambda o: o[1][0])), denied
 
 # %% ../nbs/workshop/32_reader.ipynb #4aae0aba
