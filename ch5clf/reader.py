@@ -45,10 +45,10 @@ def normalise(
     text = unicodedata.normalize('NFKC', unicodedata.normalize('NFC', str(text)[:READ]).translate(_SIGNS)).casefold()
     text = re.sub(r'\\(?:text|mathrm|operatorname)|[\\{}$]', '', text)
     text = re.sub(r'\*\*|[`"]|[\u200b-\u200f\ufeff\u00ad]', '', text)
-    text = re.sub(r'(?<=[a-z])[-_](?=[a-z])', ' ', text)
+    text = re.sub(r'(?<=[a-z])_(?=[a-z])|(?<=[a-z]{2})-(?=[a-z])|(?<=[a-z])-(?=[a-z]{2})', ' ', text)
     text = _same()[0].sub(lambda m: _same()[1][m[0]], text)
-    text = re.sub(r'(?<=0) (and|to) one(?![a-z])', '~1', text)
-    text = re.sub(r'(?<=\d) ?(?:,|and|&|to|-|과|와|에서|부터|이상) ?(?=\d)', '~', text) # '0과 1 사이' is a range
+    text = re.sub(r'(?<![\d.])0 ?(?:,|and|to) ?(?:1|one)(?![a-z\d])', '0~1', text) # '0, 1 사이' is a range
+    text = re.sub(r'(?<=\d) ?(?:and|&|to|-|과|와|에서|부터|이상) ?(?=\d)', '~', text)
     text = re.sub(r'(?<![a-z])[a-z]{6,20}(?![a-z])', lambda m: _nearest(m[0]), text)
     return re.sub(r'[^\S\n]+', ' ', text).strip()
 
@@ -118,15 +118,16 @@ _KNOWN = frozenset('''should because before though thought through threw really 
 
 @lru_cache(1)
 def _vocabulary():
-    return _KNOWN.union(*(re.findall('[a-z]{6,}', f) for en, _ in concepts()[0].values() for f in en))
+    forms = ' '.join(f for en, _ in concepts()[0].values() for f in en)
+    return _KNOWN.union(re.findall('[a-z]{6,}', forms)), tuple(re.findall(r'([a-z]{4,})\*', forms))
 
 _ENDINGS = *'esdr', 'es', 'ed', 'er', 'ing', 'ion', 'ions', 'ly', 'ness', 'ment'
 
 @lru_cache(20_000)
 def _nearest(word):
     "A known word that is one slip away, or two for long ones; the word itself where it is known or none is near."
-    words, most = _vocabulary(), 1 if len(word) < 9 else 2
-    if any(w.startswith(word) or word.startswith(w) and word[len(w):] in _ENDINGS for w in words): return word
+    (words, stems), most = _vocabulary(), 1 if len(word) < 9 else 2
+    if word.startswith(stems) or any(w.startswith(word) or word.startswith(w) and word[len(w):] in _ENDINGS for w in words): return word
     near = sorted((distance(word, w, most), w) for w in words if w[0] == word[0] and abs(len(w) - len(word)) <= most)
     return near[0][1] if near and near[0][0] <= most else word
 
@@ -137,15 +138,15 @@ _SENTENCE = re.compile(rf'[;\n!]+|(?<!\?)\?(?!\?)(?=\s|$)|(?<!\b[1-9])\.(?=\s|$)
 _CLAUSE = re.compile(unwrap(rf"""
     ,(?!\d)|:(?=\s)|->|=>|\s[-+]\s|\((?=[^)]{{12}})|(?<=[^(]{{9}})\)|(?<![a-z])(?:but|while|whereas|then|because|since|
     although|though|so that|so|and|which|as|when|whenever|if|since)(?![a-z])|
-    (?= (?:instead of|rather than|unlike)(?![a-z]))|(?<=[{_H}])(?:고|며|면서|지만|는데|은데|인데|니까|므로|때문에|(?<![에로])서|
-    거든요|거나|든지|려면|으면|이면|하면|라|는 경우에?|을 때는?|일 때는?|할 때는?)(?=[\s,]|$)|아니라|말고|대신(?:에)?(?![{_H}])|(?<=않)고|
+    (?= (?:instead of|rather than|unlike)(?![a-z]))|(?<=[{_H}])(?:고|며|면서|지만|는데|은데|인데|니까|(?<=[으이])니|므로|때문에|(?<![에로])서|
+    거든요|거나|든지|려면|으면|이면|(?<![더합])하면|라|는 경우에?|을 때는?|일 때는?|할 때는?)(?=[\s,]|$)|아니라|말고|대신(?:에)?(?![{_H}])|(?<=않)고|
     (?<![{_H}])(?:그리고|하지만|반면|그러나|그래서|그다음|다음|이후|혹은|또는|아니면)"""))
-_PART = re.compile(rf'(?<![a-z])or(?![a-z])| / | \+ | - |이거나|(?<=[{_H}])(?:나|거나|든지|이랑|랑)(?=[ ,])|(?<=방식)과|(?<=형태)와|또는|혹은')
+_PART = re.compile(rf'(?<![a-z])or(?![a-z])| / | \+ | - |이거나|(?<=[{_H}])(?:나|거나|든지|이랑|랑)(?=[ ,])|(?<=[곳점값법식것])과 |(?<=형태)와|또는|혹은')
 _NOT = re.compile(unwrap(rf'''
     (?<![a-z])(?:not(?! only| just the| merely)|never|no(?! matter|t)|none|nor|neither|without|cannot|hardly|instead of|
     rather than|nothing|avoid[a-z]*|prevent[a-z]*|unlike|w/o|nobody|
     (?:do|does|is|are|wo|ca|did|would|should|has|have|was|could|need)n't)(?![a-z])|
-    않|(?<![{_H}])안(?=\s?[{_H}])|아니(?!면|요[, .]|요$|오[, ])|아닌|아님|아닙|(?<!잘)못|없(?!어지)|말고|말아|마세요|대신|방지|피하|막(?!판|바지)|(?<![(a-z])x(?=\s*[+,)]|$)'''))
+    않|(?<![{_H}])안(?![에의쪽])(?=\s?[{_H}])|아니(?!면|요[, .]|요$|오[, ])|아닌|아님|아닙|(?<!잘)못|없(?!어지)|말고|말아|마세요|대신|방지|피하|막(?!판|바지)|(?<![(a-z])x(?=\s*[+,)]|$)'''))
 _NO_DENIAL = re.compile(r'밖에[^,.]{0,8}?(?:못|없|안)|뿐(?:만)?\s?(?:이\s?)?아니|만\s?아니|상관\s?없|틀림\s?없|수밖에')
 _OPENS = dict(STARTNO=re.compile(r'^(?:no|nope|nah)(?![a-z])|^아니(?:요|오|에요|다|[,. ])|^아뇨|^ㄴㄴ'),
               STARTYES=re.compile(r'^(?:yes|yeah|yep)(?![a-z])|^(?:네|예|응)(?=[,. ])'))
@@ -172,7 +173,9 @@ class Parsed:
         if name == 'NOT': return self.nots
         if name not in self._found:
             at = [_OPENS[name].match(self.text)] if name in _OPENS else pattern(name).finditer(self.text)
-            self._found[name] = [m.span() for m in at if m]
+            longer = [m.span() for m in pattern(other).finditer(self.text)] if (other := concepts()[1].get(name)) else ()
+            within = lambda m: any(a <= m.start() and m.end() <= b and b - a > m.end() - m.start() for a, b in longer)
+            self._found[name] = [m.span() for m in at if m and not within(m)]
         return self._found[name]
     def home(self, place:int) -> tuple: # span of the clause
         "The clause that holds a place."
@@ -192,7 +195,7 @@ class Cue:
         words = text.split()
         self.concepts = re.findall('[A-Z][A-Z0-9]+', text)
         self.ordered, self.absent = '>' in words, [w[1:] for w in words if w[0] == '!']
-        self.bound = next((w.split(':') for w in words if ':' in w), None)
+        self.bound = next(([o.split('/') for o in w.split(':')] for w in words if ':' in w), None)
         self.names = [w for w in words if w[0] not in '!>' and ':' not in w]
     def matches(self, text:Parsed, loose:bool=False): # yields lists of spans
         "The places where the cue holds; `loose`: the concepts may stand in different sentences."
@@ -212,17 +215,21 @@ class Cue:
 
 # %% ../nbs/workshop/32_reader.ipynb #980b11c1
 _RESPECTIVELY = re.compile(r'respectively|각각|순서대로|차례로')
+_THAN_KO = re.compile(r'(?<![그이])보다|에 비해|에 비하면|대비')
 _THAN = re.compile(r'than (?:the |in |for )?(?:\w{1,20} )?$')
 
 def bound(
     text:Parsed,
     a:int, # the sentence begins
     b:int, # and ends
-    subject:str, # a concept that has an opposite
-    value:str, # another one
+    subject:list, # a concept, and its opposite where words.txt names none
+    value:list, # another one
 ): # yields pairs of spans
     "Places where `subject` is bound to `value`; none where the sentence says both things of it."
-    other = concepts()[1]
+    other = dict(concepts()[1])
+    for pair in (subject, value):
+        if len(pair) == 2: other |= {pair[0]: pair[1], pair[1]: pair[0]}
+    subject, value = subject[0], value[0]
     subjects = subject, other[subject]
     names = {n: n in subjects for n in (*subjects, value, other[value])}
     found = [(*s, n) for n in names for s in text.find(n) if a <= s[0] < b]
@@ -244,8 +251,8 @@ def _in_turn(items):
 
 def _compared(text, o, items):
     "Does a mention stand behind 'than', or before 보다 with no other mention between?"
-    at = text.find('보다', o[1], o[1] + 16)
-    return at >= 0 and not any(o[1] <= i[0] < at for i in items) or _THAN.search(text[max(0, o[0] - 30):o[0]])
+    at = _THAN_KO.search(text, o[1], o[1] + 16)
+    return at and not any(o[1] <= i[0] < at.start() for i in items) or _THAN.search(text[max(0, o[0] - 30):o[0]])
 
 def _comparison(than, values, other):
     "'the late ones larger than the early ones': what stands after `than` gets the opposite."
@@ -392,8 +399,8 @@ _JUMBLE = re.compile(unwrap(rf'''
 _QUESTION = re.compile(r'(?<![a-z])(?:why|what|how|which)(?![a-z])|왜|무엇|어떻게|어떤|무슨|뭐')
 _GLUE = re.compile(unwrap(rf'''
     (?<![a-z])(?:is|are|was|be|do|does|has|have|can|will|should|would|you|we|it|they|i|for|on|in|[a-z]{{3,20}}s|[a-z]{{2,20}}ed|
-    by|so|if|when|to|not|no|because|use|then|with|without|one|per|first|or|and|[a-z]{{3,20}}ing)(?![a-z])|n't|[=+/:>()?]|
-    (?:다|요|음|함|됨|임|고|며|면|서|니까|해|는|은|을|를|이|가|로|에|게|기|때|지|차이|위해)(?=[\s,.;~!)]|$)'''))
+    by|so|if|when|to|not|no|because|use|then|with|without|one|per|first|or|and|at|than|where|[a-z]{{3,20}}ing)(?![a-z])|n't|[=+/:*>()?]|
+    (?:다|요|음|함|됨|임|고|며|면|서|니까|해|는|은|을|를|이|가|로|에|게|기|때|시|지|차이|위해|발생|저하|가능|필요|증가|감소)(?=[\s,.;~!)]|$)'''))
 
 _COMPARES = re.compile(r'\b(?:more|less|fewer|other|rather|better|worse|different|[a-z]{2,20}er)\b')
 
