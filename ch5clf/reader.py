@@ -111,15 +111,10 @@ def pattern(
     return re.compile('|'.join(map(_form, sorted(itertools.chain(*concepts()[0][name]), key=len, reverse=True))))
 
 # %% ../nbs/workshop/32_reader.ipynb #9c3c010d
-# words of six letters and more that a slip must not be mended away from, beside those of the tables
-_KNOWN = frozenset('''should because before though thought through threw really simply either rather number numbers
-    values different training learning picture pictures images always important something anything nothing another
-    without target method function network exactly several classes'''.split())
-
 @lru_cache(1)
 def _vocabulary():
     forms = ' '.join(f for en, _ in concepts()[0].values() for f in en)
-    return _KNOWN.union(re.findall('[a-z]{6,}', forms)), tuple(re.findall(r'([a-z]{4,})\*', forms))
+    return frozenset(re.findall('[a-z]{6,}', forms)), tuple(re.findall(r'([a-z]{4,})\*', forms))
 
 _ENDINGS = *'esdr', 'es', 'ed', 'er', 'ing', 'ion', 'ions', 'ly', 'ness', 'ment'
 
@@ -216,7 +211,7 @@ class Cue:
 # %% ../nbs/workshop/32_reader.ipynb #980b11c1
 _RESPECTIVELY = re.compile(r'respectively|각각|순서대로|차례로')
 _THAN_KO = re.compile(r'(?<![그이])보다|에 비해|에 비하면|대비')
-_THAN = re.compile(r'than (?:the |in |for )?(?:\w{1,20} )?$')
+_THAN = re.compile(r'than (?:\w{1,12} ){0,4}$')
 
 def bound(
     text:Parsed,
@@ -363,33 +358,21 @@ def _said(slot, parsed, used):
     return dict(sorted(said.items(), key=lambda o: o[1][0])), denied
 
 # %% ../nbs/workshop/32_reader.ipynb #4aae0aba
-_STOP = frozenset('''
-    a an the is are was were be been being it its it's of to in on at by for with from into as than that
-    this these those they them we you i one ones so because since if when while where which who what then there and or
-    but also too only just can could may might will would should must do does did has have had get gets got give gives
-    given make makes made use uses used using all each every both any some more most very much many other same such own
-    up out over about after before per not no eg ie etc how why my your our their let lets take takes goes go picture
-    pictures photo photos image images data value values number numbers way ways means mean called call need needs keep
-    keeps train trains trained training learn learns learning loss class classes label labels'''.split())
-_STOP_KO = re.compile('|'.join('''그 이 저 때 수 것 게 거 건 해 하 되 돼 된 될 됨 함 한 할 있 에서 모든 각 더 사진 이미지 픽셀 값 경우 방법 다른 다르 달라 주 줘
-    쓰 써 쓸 쓴 사용 하나 두 세 먼저 처음 다음 나중 그런 이런 어떤 보통 즉 곧 또 및 등 나 저는 우리 만들 만든 생기 생겨 맞 잘 아주 매우 항상 언제나 전부 모두 다 같
-    필요 부분 개 번 장 문제 따라 위해 대해 대한 통해 때문 왜 학습 레이블 라벨 클래스 데이터'''.split()))
+@lru_cache(None)
+def _words(name, lang): # of a list in small letters
+    "A list of whole English words, or of beginnings of Korean ones."
+    listed = '|'.join(concepts()[0][name][lang == 'ko'])
+    return re.compile(rf'(?<!\w)(?:{listed})(?!\w)' if lang == 'en' else rf'(?<![{_H}])(?:{listed})')
 
 def _strange(parsed, names):
     "Are there many words that we do not know? They may turn a sentence round."
     spans = [s for n in names for s in parsed.find(n)] + parsed.nots
-    known = lambda m: (m[0] in _STOP or _STOP_KO.match(m[0])
+    known = lambda m: (_words('stop', 'en').match(m[0]) or _words('stop', 'ko').match(m[0])
                        or any(a <= m.start() < b or a < m.end() <= b for a, b in spans))
     words = list(re.finditer(rf'[a-z]{{2,}}|[{_H}]+', parsed.text))
     return len(words) > 60 or sum(not known(m) for m in words) >= .2*len(words)
 
 # %% ../nbs/workshop/32_reader.ipynb #bb157b1b
-_FOREIGN = re.compile(unwrap(r'''
-    (?<!\w)(?:der|die|das|und|ist|wird|von|zuerst|danach|nicht|ein|eine|den|dem|mit|für|le|la|les|des|est|et|une|dans|
-    pour|que|el|los|las|es|y|una|por|para|con|é|das|dos|da|são|uma|não|il|che|di|som|och|är|het|een|van)(?!\w)'''))
-_ENGLISH = re.compile(unwrap(r'''
-    (?<!\w)(?:the|is|are|it|its|of|to|in|on|for|with|by|because|so|and|or|not|no|we|you|that|this|they|have|has|can|
-    do|does|when|as|but|if|a|an|be|one|from)(?!\w)'''))
 _JUMBLE = re.compile(unwrap(rf'''
     (?<![a-z])(?:the|an)\s+(?:the|an?|in|of|is|are|to|than|and|or|with|for|by|on|at|it|has|down)(?![a-z])|
     (?<![a-z])of\s+(?:of|is|are|than|and|or|with|has)(?![a-z])|(?<![a-z])(?:the|an|of|than|and|for)\s*$|
@@ -418,8 +401,8 @@ def unread(
     "Why a text cannot be read at all."
     letters = [c for c in norm if c.isalpha()]
     ours = sum(c.isascii() or '가' <= c <= '힣' or 'ㄱ' <= c <= 'ㅣ' or 'α' <= c <= 'ω' for c in letters)
-    foreign = len(_FOREIGN.findall(norm))
-    if ours < .9*len(letters) or foreign >= 3 and foreign > len(_ENGLISH.findall(norm)): return 'language'
+    foreign = len(_words('foreign', 'en').findall(norm))
+    if ours < .9*len(letters) or foreign >= 3 and foreign > len(_words('english', 'en').findall(norm)): return 'language'
     words, parts = norm.split(), [p for p in re.split(r'[,\n;]', norm) if p.strip()]
     asks = norm.endswith('?') and not norm.endswith('??') and _QUESTION.search(norm) # the question, put back
     heap = asks or len(parts) > 3 and len(words) <= 1.4*len(parts) and '(' not in norm or any(len(w) > 60 for w in words)
