@@ -114,15 +114,15 @@ def pattern(
 @lru_cache(1)
 def _vocabulary():
     forms = ' '.join(f for en, _ in concepts()[0].values() for f in en)
-    return frozenset(re.findall('[a-z]{6,}', forms)), tuple(re.findall(r'([a-z]{4,})\*', forms))
+    return frozenset(re.findall('[a-z]{6,}', forms) + re.findall(r'([a-z]{4,})\*', forms))
 
-_ENDINGS = *'esdr', 'es', 'ed', 'er', 'ing', 'ion', 'ions', 'ly', 'ness', 'ment'
+_ENDINGS = frozenset('e s d es ed er est ing ion ions ly ness ment able ive al ally ity ted ting'.split())
 
 @lru_cache(20_000)
 def _nearest(word):
     "A known word that is one slip away, or two for long ones; the word itself where it is known or none is near."
-    (words, stems), most = _vocabulary(), 1 if len(word) < 9 else 2
-    if word.startswith(stems) or any(w.startswith(word) or word.startswith(w) and word[len(w):] in _ENDINGS for w in words): return word
+    words, most = _vocabulary(), 1 if len(word) < 9 else 2
+    if any(w.startswith(word) or word.startswith(w) and word[len(w):] in _ENDINGS for w in words): return word
     near = sorted((distance(word, w, most), w) for w in words if w[0] == word[0] and abs(len(w) - len(word)) <= most)
     return near[0][1] if near and near[0][0] <= most else word
 
