@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['learning_curves', 'reliability_groups', 'reliability', 'confusion_counts', 'report_html', 'write_report']
 
-# %% ../nbs/workshop/44_report.ipynb #e1d0b123
+# %% ../nbs/workshop/44_report.ipynb #5565a344
 __doc__ = """The report of a training, as one HTML file.
 
     from ch5clf.report import report_html, write_report
@@ -24,8 +24,8 @@ from .lesson import interval
 from .pictures import BadPicture, presized, printable
 from .places import versions, write_atomic
 
-# %% ../nbs/workshop/44_report.ipynb #f44aee80
-_W, _H, _L, _B, _T = 560, 260, 52, 40, 14 # width, height, room at the left, below and on top
+# %% ../nbs/workshop/44_report.ipynb #282f6a20
+_W, _H, _L, _B, _T, _R = 560, 270, 52, 40, 26, 22 # width, height, room at the left, below, on top, at the right
 
 def _round_up(x):
     "The next of 1, 2, 2.5, 5 times a power of ten."
@@ -36,12 +36,12 @@ def _round_up(x):
 def _axes(x_ticks, y_ticks, x_label, y_label, at):
     "The frame: ticks are (value, text)."
     def line(x1, y1, x2, y2, how='grid'): return f'<line class="{how}" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>'
-    right = _W - 10
+    right = _W - _R
     parts = [line(_L, at(0, y)[1], right, at(0, y)[1]) for y, _ in y_ticks]
     parts += [f'<text x="{_L - 7}" y="{at(0, y)[1] + 4:.1f}" text-anchor="end">{escape(t)}</text>' for y, t in y_ticks]
     parts += [f'<text x="{at(x, 0)[0]:.1f}" y="{_H - _B + 17}" text-anchor="middle">{escape(t)}</text>' for x, t in x_ticks]
     parts += [f'<text x="{(_L + right)/2}" y="{_H - 4}" text-anchor="middle">{escape(x_label)}</text>']
-    return [*parts, f'<text x="{_L}" y="{_T - 3}">{escape(y_label)}</text>']
+    return [*parts, f'<text x="{_L}" y="{_T - 13}">{escape(y_label)}</text>']
 
 def _svg(parts, what):
     return f'<svg viewBox="0 0 {_W} {_H}" role="img" aria-label="{escape(what)}">{"".join(parts)}</svg>'
@@ -50,10 +50,10 @@ def _scale(x_from, x_to, y_to):
     "From values to places in the box."
     def at(x, y):
         across = (x - x_from)/((x_to - x_from) or 1)
-        return _L + across*(_W - 10 - _L), _H - _B - y/y_to*(_H - _B - _T)
+        return _L + across*(_W - _R - _L), _H - _B - y/y_to*(_H - _B - _T)
     return at
 
-# %% ../nbs/workshop/44_report.ipynb #3a0b2d85
+# %% ../nbs/workshop/44_report.ipynb #44424cc9
 def _curve(points, at, how):
     places = [at(*p) for p in points]
     path = ' '.join(f'{x:.1f},{y:.1f}' for x, y in places)
@@ -75,7 +75,7 @@ def learning_curves(
         parts += _curve([(h['stage'], h[key]) for h in history], at, how)
     return _svg(parts, 'Learning curves: loss by epoch')
 
-# %% ../nbs/workshop/44_report.ipynb #4d46a9a7
+# %% ../nbs/workshop/44_report.ipynb #188a4c65
 def reliability_groups(
     confidence, # (n,) probabilities of the answers
     right, # (n,) was each right?
@@ -105,7 +105,7 @@ def reliability(
                      f'<text class="small" x="{x - 7:.1f}" y="{y + 4:.1f}" text-anchor="end">{n}</text>')
     return _svg(parts, 'Reliability: share of right answers by confidence')
 
-# %% ../nbs/workshop/44_report.ipynb #523a6088
+# %% ../nbs/workshop/44_report.ipynb #88f05a9e
 _MANY = 30 # classes; a larger table can no longer be read
 
 def confusion_counts(
@@ -140,7 +140,7 @@ def _confusion(counts, names):
     table = _confusion_table(counts, names) if len(names) <= _MANY else ''
     return f'{table}<p>The most frequent:</p><ul class="pairs">{told}</ul>'
 
-# %% ../nbs/workshop/44_report.ipynb #c93a1ebf
+# %% ../nbs/workshop/44_report.ipynb #c77d5659
 _THUMB = 128 # pixels of the short side
 
 def _thumbnail(file):
@@ -170,7 +170,7 @@ def _picture(trained, i, p, y, answer):
     return (f'<figure>{seen}<figcaption><b>{escape(names[answer])}</b> {p[answer]:.0%}<br>'
             f'label: {escape(names[y])} {p[y]:.0%}<br><small>{name}</small></figcaption></figure>')
 
-# %% ../nbs/workshop/44_report.ipynb #839cd05f
+# %% ../nbs/workshop/44_report.ipynb #94817cf5
 def _error_words(t):
     n, (low, high) = len(t.targets), t.interval
     rare = min(held for _, held in t.counts)
@@ -216,7 +216,7 @@ def _predicting(t):
     return (f'<pre>{escape(chr(10).join(lines))}</pre><p>In Python, without fastai:</p><pre>{escape(chr(10).join(code))}</pre>'
             '<p>The file holds numbers and a description; loading it executes nothing.</p>')
 
-# %% ../nbs/workshop/44_report.ipynb #9dd45616
+# %% ../nbs/workshop/44_report.ipynb #3d7b1bb4
 _STYLE = """
 :root{color-scheme:light dark;--ink:#1c1c1a;--soft:#63625d;--line:#d9d7cf;--page:#fdfdfb;--card:#f3f2ed;--held:#b4470f;--train:#2a6a8c;--good:#2a6a8c}
 @media (prefers-color-scheme:dark){:root{--ink:#eceae4;--soft:#a5a39b;--line:#3f3e3a;--page:#191917;--card:#252522;--held:#f09a5f;--train:#7cc0e4;--good:#7cc0e4}}
@@ -246,6 +246,12 @@ body{max-width:none;padding:0;font-size:10.5pt}h2{break-after:avoid}svg,table,pr
 
 def _section(title, body): return f'<section><h2>{escape(title)}</h2>{body}</section>'
 
+def _stages(history):
+    rows = ''.join(f'<tr><th scope="row">{h["stage"] or "probe"}</th><td>{h["train_loss"]:.3f}</td><td>{h["valid_loss"]:.3f}</td>'
+                   f'<td>{h["wrong"]} of {h["total"]}</td><td>{h["seconds"]:.0f}</td></tr>' for h in history)
+    return ('<div class="wide"><table><thead><tr><th>epoch</th><th>loss</th><th>held back: loss</th><th>wrong</th>'
+            f'<th>seconds</th></tr></thead><tbody>{rows}</tbody></table></div>')
+
 _KEY = '<p class="key soft"><span class="t"></span>trained on (of the epochs: augmented)<span class="h"></span>held back</p>'
 
 def report_html(
@@ -260,7 +266,7 @@ def report_html(
     parts = [
         _section('How wrong it is', _error_words(t)),
         _section('What was read', _reading(t)),
-        _section('What was learnt', f'{learning_curves(t.history)}{_KEY}'),
+        _section('What was learnt', f'{learning_curves(t.history)}{_KEY}{_stages(t.history)}'),
         _section('What is taken for what', _confusion(counts, t.classes)),
         _section('The worst pictures', '<p class="soft">Held back and named wrongly, the most costly first: a wrong label, a '
                  f'hard picture, or something that the model does not see. Look before you delete.</p><div class="pictures">{worst}</div>'),

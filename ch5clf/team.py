@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Team', 'share_of', 'gathered', 'shared_features', 'SharedBatch']
 
-# %% ../nbs/workshop/42_team.ipynb #4584878d
+# %% ../nbs/workshop/42_team.ipynb #e2dacc8d
 __doc__ = """The processes of one training, for whoever writes a training that may run in several.
 
     from ch5clf.team import SharedBatch, Team
@@ -13,8 +13,8 @@ __doc__ = """The processes of one training, for whoever writes a training that m
         unfrozen_fit(learn, 4, cbs=SharedBatch(team))          # one batch, shared among them
         if team.first: learn.export('model.pkl')
 """
-import os, re
-from contextlib import contextmanager, suppress
+import os, re, warnings
+from contextlib import ExitStack, contextmanager, suppress
 
 import torch
 import torch.distributed as dist
@@ -25,7 +25,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 with quiet_imports(): from fastai.callback.core import Callback
 
-# %% ../nbs/workshop/42_team.ipynb #1d2399cf
+# %% ../nbs/workshop/42_team.ipynb #8f5b126f
 class Team:
     "The processes of one training: one alone, or those that torchrun started (`RANK`, `WORLD_SIZE`)."
     def __init__(self):
@@ -80,7 +80,7 @@ class Team:
         if self.size > 1: dist.all_reduce(t)
         return t
 
-# %% ../nbs/workshop/42_team.ipynb #e7caf64f
+# %% ../nbs/workshop/42_team.ipynb #8834d5ad
 def share_of(
     team:Team,
     n:int, # how many there are
@@ -110,7 +110,7 @@ def shared_features(
     x, y, rest = frozen_features(learn, bar(dl.new(get_idxs=lambda: [*mine], n=len(mine))))
     return gathered(team, x, n), gathered(team, y, n), rest
 
-# %% ../nbs/workshop/42_team.ipynb #7c4e562a
+# %% ../nbs/workshop/42_team.ipynb #de640a78
 class SharedBatch(Callback):
     "Each process takes its part of every batch; the gradients are those of the whole batch. Alone it does nothing."
     run_after = FrozenBatchNorm
@@ -121,10 +121,15 @@ class SharedBatch(Callback):
     def before_fit(self):
         self.run = self.team.size > 1
         if not self.run: return
-        self.plain = self.learn.model
+        self.plain, self.quiet = self.learn.model, ExitStack()
+        self.quiet.enter_context(warnings.catch_warnings())
+        for message in ('.*broadcast_buffers', 'Grad strides do not match'): # a new name; a matter of speed
+            warnings.filterwarnings('ignore', message=message)
         self.learn.model = DistributedDataParallel(self.plain, broadcast_buffers=False)
 
-    def after_fit(self): self.learn.model = self.plain
+    def after_fit(self):
+        self.learn.model = self.plain
+        self.quiet.close()
 
     def before_batch(self):
         n, mine = len(self.yb[0]), share_of(self.team, len(self.yb[0]))

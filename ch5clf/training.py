@@ -6,7 +6,7 @@
 __all__ = ['write_checkpoint', 'read_checkpoint', 'Settings', 'Outputs', 'Sure', 'sure_from', 'tried_temperature', 'Trained',
            'Talk', 'train_folder']
 
-# %% ../nbs/workshop/43_training.ipynb #7b8898b9
+# %% ../nbs/workshop/43_training.ipynb #0eba3a95
 __doc__ = """Folder in, saved classifier out: what `ch5clf train` does.
 
     from ch5clf.training import train_folder
@@ -40,7 +40,7 @@ with quiet_imports():
     from fastai.torch_core import default_device
     from fastai.vision.learner import vision_learner
 
-# %% ../nbs/workshop/43_training.ipynb #ffcc09cd
+# %% ../nbs/workshop/43_training.ipynb #5f34e83c
 _MAGIC = b'ch5clf checkpoint 1\n'
 
 def write_checkpoint(
@@ -65,7 +65,7 @@ def read_checkpoint(
         raise ValueError(f'{path}: the checkpoint is damaged; begin anew with --force')
     return torch.load(io.BytesIO(data[n+32:]), map_location='cpu', weights_only=True)
 
-# %% ../nbs/workshop/43_training.ipynb #f0d0e017
+# %% ../nbs/workshop/43_training.ipynb #6d36daf2
 def _dice(dl):
     "The state of every generator that a training throws, as plain values."
     name, keys, *more = np.random.get_state()
@@ -94,7 +94,7 @@ def _to(o, device):
     if isinstance(o, dict): return {k: _to(v, device) for k, v in o.items()}
     return [_to(v, device) for v in o] if isinstance(o, list) else o
 
-# %% ../nbs/workshop/43_training.ipynb #145985ae
+# %% ../nbs/workshop/43_training.ipynb #3dd775ad
 @dataclass(frozen=True)
 class Settings:
     "What decides the weights of a training."
@@ -126,7 +126,7 @@ def _contradiction(kept, asked):
     "The first option that is asked for and differs from what the checkpoint holds."
     return next((k for k, v in asked.items() if getattr(kept, k) != v), None)
 
-# %% ../nbs/workshop/43_training.ipynb #a2cdc4fd
+# %% ../nbs/workshop/43_training.ipynb #04ec6a78
 @dataclass(frozen=True)
 class Outputs:
     "The files of a training, all of one name."
@@ -168,7 +168,7 @@ def _begun(folder, out, asked, resume, force):
     write_checkpoint(out.checkpoint, state)
     return settings, state
 
-# %% ../nbs/workshop/43_training.ipynb #41e97ffb
+# %% ../nbs/workshop/43_training.ipynb #ca8efd13
 @dataclass(frozen=True)
 class Sure:
     "From which confidence on a model answers, and what that was tested on."
@@ -206,7 +206,7 @@ def sure_from(
         if kept == n: break
     return best
 
-# %% ../nbs/workshop/43_training.ipynb #1f758d65
+# %% ../nbs/workshop/43_training.ipynb #17178bc3
 def tried_temperature(
     logits, # (n, classes) of held-back pictures
     targets, # (n,)
@@ -219,7 +219,7 @@ def tried_temperature(
     gain = sum(cost(1., at) - cost(t, at) for t, at in found)
     return best_temperature(logits, targets) if gain > 0 else None
 
-# %% ../nbs/workshop/43_training.ipynb #38de8333
+# %% ../nbs/workshop/43_training.ipynb #f0d1b6c3
 @dataclass
 class Trained:
     "A finished training: the learner, what it was trained on, and what the held-back pictures say."
@@ -257,7 +257,7 @@ class Trained:
         n, (low, high) = len(self.targets), self.interval
         return f'{self.wrong} of {n} wrong, {self.wrong/n:.1%} (95 %: {low:.1%} to {high:.1%})'
 
-# %% ../nbs/workshop/43_training.ipynb #39f2a448
+# %% ../nbs/workshop/43_training.ipynb #ae5b9f67
 class Talk(io.TextIOBase):
     "A stream for what is told on the way; where nobody listens any more, it is silent."
     def __init__(self, aloud=True): self.aloud = aloud
@@ -278,7 +278,7 @@ def _span(seconds):
     if seconds < 90: return f'{max(1, round(seconds))} s'
     return f'{seconds/60:.0f} min' if seconds < 5400 else f'{seconds/3600:.1f} h'
 
-# %% ../nbs/workshop/43_training.ipynb #e8b66ef2
+# %% ../nbs/workshop/43_training.ipynb #2e55a17f
 @torch.no_grad()
 def _held_back(learn, model, team):
     "Logits and targets of the held-back pictures, on the CPU."
@@ -302,7 +302,7 @@ def _line(told, epochs, rest):
     return (f'{what}: loss {told["train_loss"]:.3f}, held back {told["valid_loss"]:.3f}, '
             f'{told["wrong"]} of {told["total"]} wrong; {_span(told["seconds"])}{left}')
 
-# %% ../nbs/workshop/43_training.ipynb #d2446748
+# %% ../nbs/workshop/43_training.ipynb #685c1730
 class _Stages(Callback):
     "A word, a look at the held-back pictures and a checkpoint after each epoch."
     order = 55 # before fastai skips epochs
@@ -329,7 +329,7 @@ class _Stages(Callback):
         self.bar.close()
         self.job.after_stage(self.learn, self.loss_sum, self.seen, time.time() - self.start)
 
-# %% ../nbs/workshop/43_training.ipynb #3c827f4a
+# %% ../nbs/workshop/43_training.ipynb #12c02672
 class _Job:
     "One training: its state after the last finished stage, and how it is kept."
     def __init__(self, settings, out, state, team, talk, device):
@@ -357,8 +357,8 @@ class _Job:
         learn.opt.load_state_dict(_to(self.state['opt'], self.device))
         _throw_again(self.state['dice'], learn.dls.train)
 
-# %% ../nbs/workshop/43_training.ipynb #c42738f6
-_EPOCH = 4. # an epoch of everything, in passes of its pictures through the frozen body; measured on two CPUs
+# %% ../nbs/workshop/43_training.ipynb #a1a46e89
+_PASS, _EPOCH = 1.3, 2.7 # a picture's share of a pass and of an epoch, in times of eight pictures through the body
 
 def _seconds_a_picture(body, size, device):
     x = torch.zeros(8, 3, size, size, device=device)
@@ -376,9 +376,9 @@ def _guess(learn, settings, team, device):
     "Expected seconds of the probe, and of an epoch."
     t = _seconds_a_picture(body_of(learn.model), settings.size, device)/team.size
     n, held = len(learn.dls.train_ds), len(learn.dls.valid_ds)
-    return (n + held)*t, (_EPOCH*n + held)*t
+    return _PASS*(n + held)*t, (_EPOCH*n + _PASS*held)*t
 
-# %% ../nbs/workshop/43_training.ipynb #35cfb7b6
+# %% ../nbs/workshop/43_training.ipynb #576f972c
 def _fingerprint(dls, folder):
     "A digest of the pictures, their labels and their sides: another one means another training."
     h = hashlib.sha256(dls.train.store.file.name.encode()) # which is a digest of the pictures
@@ -390,7 +390,7 @@ class _Heard(Talk):
     "What the loaders print: told, and remembered without the bars."
     def __init__(self, talk): super().__init__(talk.aloud); self.lines = []
     def write(self, text):
-        if '\r' not in text: self.lines.append(text)
+        if not set(text) & {'\r', '█'}: self.lines.append(text)
         elif not self.isatty(): return len(text) # a bar, for nobody
         return super().write(text)
 
@@ -403,7 +403,7 @@ def _loaders(settings, team, talk, device):
     team.decided(lambda: made.append(make()))
     return (made[0] if team.first else make()), ''.join(heard.lines).strip()
 
-# %% ../nbs/workshop/43_training.ipynb #3fc488bd
+# %% ../nbs/workshop/43_training.ipynb #b9b3d08c
 def _learner(dls, arch, device):
     learn = vision_learner(dls, getattr(pretrained, arch), metrics=[])
     if hasattr(learn, 'progress'): learn.remove_cb(learn.progress)
@@ -449,7 +449,7 @@ def _machine(job):
     kind = {'cpu': 'this CPU', 'cuda': 'the GPU', 'mps': "Apple's GPU"}.get(torch.device(job.device).type, job.device)
     return kind if job.team.size == 1 else f'{kind}, {job.team.size} processes'
 
-# %% ../nbs/workshop/43_training.ipynb #bb66d238
+# %% ../nbs/workshop/43_training.ipynb #7dcd44dd
 def _is_ours(file, state):
     "Did this training write the file, before it was stopped?"
     try:
@@ -474,7 +474,7 @@ def _finished(job, learn, report):
     job.team.decided(lambda: _write(job, learn, trained, report))
     return trained
 
-# %% ../nbs/workshop/43_training.ipynb #34303a9d
+# %% ../nbs/workshop/43_training.ipynb #41d07420
 @contextmanager
 def _alone(out, team):
     "Nobody else trains under this name meanwhile."
@@ -494,7 +494,7 @@ def _alone(out, team):
             file.unlink(missing_ok=True)
             lock.release()
 
-# %% ../nbs/workshop/43_training.ipynb #dec39bf3
+# %% ../nbs/workshop/43_training.ipynb #985af349
 def _device_for(name):
     "The device of this process. `ValueError` for one that is not there."
     try: device = torch.device(name) if name else default_device()
