@@ -107,7 +107,7 @@ def test_every_body_gives_the_learners_probabilities(pictures, tmp_path, arch, k
     model = load_model(save_model(learn, tmp_path/'m.safetensors'))
     assert model.about.arch == arch.__name__ and model.about.mean == ([.5]*3 if kwargs.get('pretrained', True) else [0.]*3)
     there, here = both(learn, model)
-    assert (there - here).abs().max() <= 1e-5 and type(model) is torch.nn.Sequential
+    assert (there - here).abs().max() <= 1e-5 and type(model) is saved.SavedModel
 
 
 def test_files_give_what_validation_gave(learn, model):
