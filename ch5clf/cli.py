@@ -52,7 +52,7 @@ def _serve(command, env):
         try: return server.wait()
         except KeyboardInterrupt: pass  # JupyterLab got it too, asks, and shuts down in order
 
-# %% ../nbs/workshop/45_cli.ipynb #39372f53
+# %% ../nbs/workshop/45_cli.ipynb #3cead8b7
 @contextmanager
 def _in_a_line():
     "What the rooms refuse, as a user's mistake."
@@ -61,7 +61,7 @@ def _in_a_line():
         words = (getattr(e, 'strerror', None) or str(e)) if len(e.args) < 3 else f'{e.filename}: {e.strerror}'
         raise UserError(' '.join(words.split())) from None
 
-# %% ../nbs/workshop/45_cli.ipynb #68cbfd2d
+# %% ../nbs/workshop/45_cli.ipynb #6486c937
 def _wide(text): return sum(1 + (unicodedata.east_asian_width(c) in 'WF') for c in text if not unicodedata.combining(c))
 
 def _table(rows, head):
@@ -83,7 +83,7 @@ def _as_json(records):
     if hasattr(sys.stdout, 'reconfigure'): sys.stdout.reconfigure(encoding='utf-8', errors='replace')
     print(json.dumps(records, ensure_ascii=False, indent=1).encode('utf-8', 'replace').decode())
 
-# %% ../nbs/workshop/45_cli.ipynb #53d5fdd2
+# %% ../nbs/workshop/45_cli.ipynb #a7ada750
 def _course(args):
     folder = course_folder(args.folder)
     done = copy_course(folder, workshop=args.all)
@@ -109,10 +109,11 @@ def _sample(args):
     print(f'{12*args.per_breed} pictures of 12 breeds in {path}')
     print(f'try them: ch5clf train {shlex.quote(str(path))}')
 
-# %% ../nbs/workshop/45_cli.ipynb #86e7abe1
+# %% ../nbs/workshop/45_cli.ipynb #2babb649
 _CONTRADICTIONS = 'two labels', 'leak' # usable, and wrong all the same
 
 def _check(args):
+    if not args.folder.strip(): raise UserError('the folder of the photos needs a name')
     from ch5clf.labels import check_images, read_folder
     with _in_a_line(): table = check_images(args.folder)
     table['mend'] = ~table.usable | table.problem.isin(_CONTRADICTIONS)
@@ -132,7 +133,7 @@ def _show_check(folder, table, read_folder):
     print(f'{mend} {"row" if mend == 1 else "rows"} to mend (!), {len(table) - mend} worth a look, about {files} files'
           if len(table) else 'Nothing is wrong.')
 
-# %% ../nbs/workshop/45_cli.ipynb #bf9d3e92
+# %% ../nbs/workshop/45_cli.ipynb #6a9fbcac
 _SETTINGS = 'epochs', 'size', 'bs', 'seed', 'arch', 'sure'
 
 def _go_on(args):
@@ -170,21 +171,27 @@ def _show_trained(t, args):
     if not args.no_report: print(f'report: {t.out.report}')
     print(f'now: ch5clf predict {shlex.quote(str(t.out.model))} photo.jpg')
 
-# %% ../nbs/workshop/45_cli.ipynb #db5f7655
+# %% ../nbs/workshop/45_cli.ipynb #f68645c0
+_COLUMNS = 'file', 'label', 'likely', 'probability', 'error'
+
 def _predict(args):
     from ch5clf.saved import load_model, predict
     with _in_a_line():
-        model = load_model(args.model)
-        if args.device: model = model.to(args.device)
+        model = _on(args.device, load_model(args.model))
         found = predict(model, args.photos, args.top, args.threshold)
     if args.json: _as_json([_record(p) for p in found])
-    elif args.csv: _as_csv([[*_record(p).values()][:4] + [p.error or ''] for p in found], ['file', 'label', 'likely', 'probability', 'error'])
+    elif args.csv: _as_csv([[_record(p)[k] for k in _COLUMNS] for p in found], _COLUMNS)
     else: print(_table([_answer(p) for p in found], ('photo', 'answer', 'sure', 'else')))
     bad = sum(p.error is not None for p in found)
     if bad:
         sys.stdout.flush()
         _complain(f'{bad} of {len(found)} photos could not be read')
     return int(bad > 0)
+
+def _on(device, model):
+    try: return model.to(device) if device else model
+    except (RuntimeError, AssertionError) as e:
+        raise UserError(f'device {device}: {str(e).split(". ")[0].splitlines()[0][:100]}') from None
 
 def _record(p):
     likely = p.top[0][0] if p.top else None
@@ -315,5 +322,5 @@ def main(
         try: sys.stderr.flush()
         except OSError: _give_up(sys.stderr)
 
-# %% ../nbs/workshop/45_cli.ipynb #6444167b
+# %% ../nbs/workshop/45_cli.ipynb #4564c6ad
 if __name__ == '__main__' and globals().get('__spec__'): raise SystemExit(main()) # in a notebook there is no spec

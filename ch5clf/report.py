@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['learning_curves', 'reliability_groups', 'reliability', 'confusion_counts', 'report_html', 'write_report']
 
-# %% ../nbs/workshop/44_report.ipynb #5565a344
+# %% ../nbs/workshop/44_report.ipynb #9ecacce0
 __doc__ = """The report of a training, as one HTML file.
 
     from ch5clf.report import report_html, write_report
@@ -24,7 +24,7 @@ from .lesson import interval
 from .pictures import BadPicture, presized, printable
 from .places import versions, write_atomic
 
-# %% ../nbs/workshop/44_report.ipynb #282f6a20
+# %% ../nbs/workshop/44_report.ipynb #660316f2
 _W, _H, _L, _B, _T, _R = 560, 270, 52, 40, 26, 22 # width, height, room at the left, below, on top, at the right
 
 def _round_up(x):
@@ -33,15 +33,17 @@ def _round_up(x):
     power = 10**math.floor(math.log10(x))
     return next(k*power for k in (1, 2, 2.5, 5, 10) if k*power >= x*.9999)
 
+def _stroke(how, x1, y1, x2, y2):
+    return f'<line class="{how}" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>'
+
+def _text(x, y, words, anchor='start', how=''):
+    return f'<text class="{how}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(words)}</text>'
+
 def _axes(x_ticks, y_ticks, x_label, y_label, at):
     "The frame: ticks are (value, text)."
-    def line(x1, y1, x2, y2, how='grid'): return f'<line class="{how}" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>'
-    right = _W - _R
-    parts = [line(_L, at(0, y)[1], right, at(0, y)[1]) for y, _ in y_ticks]
-    parts += [f'<text x="{_L - 7}" y="{at(0, y)[1] + 4:.1f}" text-anchor="end">{escape(t)}</text>' for y, t in y_ticks]
-    parts += [f'<text x="{at(x, 0)[0]:.1f}" y="{_H - _B + 17}" text-anchor="middle">{escape(t)}</text>' for x, t in x_ticks]
-    parts += [f'<text x="{(_L + right)/2}" y="{_H - 4}" text-anchor="middle">{escape(x_label)}</text>']
-    return [*parts, f'<text x="{_L}" y="{_T - 13}">{escape(y_label)}</text>']
+    right, parts = _W - _R, [_text(_L, _T - 13, y_label), _text((_L + _W - _R)/2, _H - 4, x_label, 'middle')]
+    for y, t in y_ticks: parts += [_stroke('grid', _L, at(0, y)[1], right, at(0, y)[1]), _text(_L - 7, at(0, y)[1] + 4, t, 'end')]
+    return parts + [_text(at(x, 0)[0], _H - _B + 17, t, 'middle') for x, t in x_ticks]
 
 def _svg(parts, what):
     return f'<svg viewBox="0 0 {_W} {_H}" role="img" aria-label="{escape(what)}">{"".join(parts)}</svg>'
@@ -53,7 +55,7 @@ def _scale(x_from, x_to, y_to):
         return _L + across*(_W - _R - _L), _H - _B - y/y_to*(_H - _B - _T)
     return at
 
-# %% ../nbs/workshop/44_report.ipynb #44424cc9
+# %% ../nbs/workshop/44_report.ipynb #5f3b3e0e
 def _curve(points, at, how):
     places = [at(*p) for p in points]
     path = ' '.join(f'{x:.1f},{y:.1f}' for x, y in places)
@@ -75,7 +77,7 @@ def learning_curves(
         parts += _curve([(h['stage'], h[key]) for h in history], at, how)
     return _svg(parts, 'Learning curves: loss by epoch')
 
-# %% ../nbs/workshop/44_report.ipynb #188a4c65
+# %% ../nbs/workshop/44_report.ipynb #5a89c58e
 def reliability_groups(
     confidence, # (n,) probabilities of the answers
     right, # (n,) was each right?
@@ -96,16 +98,14 @@ def reliability(
     "How often right, by how sure."
     at, fifths = _scale(0, 1, 1), [(i/5, f'{i*20}%') for i in range(6)]
     parts = _axes(fifths, fifths, 'confidence', 'right', at)
-    (x1, y1), (x2, y2) = at(0, 0), at(1, 1)
-    parts.append(f'<line class="ideal" x1="{x1}" y1="{y1}" x2="{x2}" y2="{y2}"/>')
+    parts.append(_stroke('ideal', *at(0, 0), *at(1, 1)))
     for sure, share, low, high, n in groups:
-        (x, y), (_, bottom), (_, top) = at(sure, share), at(sure, low), at(sure, high)
-        parts.append(f'<line class="held" x1="{x:.1f}" y1="{bottom:.1f}" x2="{x:.1f}" y2="{top:.1f}"/>'
-                     f'<circle class="held" cx="{x:.1f}" cy="{y:.1f}" r="4"/>'
-                     f'<text class="small" x="{x - 7:.1f}" y="{y + 4:.1f}" text-anchor="end">{n}</text>')
+        x, y = at(sure, share)
+        parts += [_stroke('held', *at(sure, low), *at(sure, high)), _text(x - 7, y + 4, str(n), 'end', 'small'),
+                  f'<circle class="held" cx="{x:.1f}" cy="{y:.1f}" r="4"/>']
     return _svg(parts, 'Reliability: share of right answers by confidence')
 
-# %% ../nbs/workshop/44_report.ipynb #88f05a9e
+# %% ../nbs/workshop/44_report.ipynb #75a969c2
 _MANY = 30 # classes; a larger table can no longer be read
 
 def confusion_counts(
@@ -140,7 +140,7 @@ def _confusion(counts, names):
     table = _confusion_table(counts, names) if len(names) <= _MANY else ''
     return f'{table}<p>The most frequent:</p><ul class="pairs">{told}</ul>'
 
-# %% ../nbs/workshop/44_report.ipynb #c77d5659
+# %% ../nbs/workshop/44_report.ipynb #c4167f20
 _THUMB = 128 # pixels of the short side
 
 def _thumbnail(file):
@@ -170,7 +170,7 @@ def _picture(trained, i, p, y, answer):
     return (f'<figure>{seen}<figcaption><b>{escape(names[answer])}</b> {p[answer]:.0%}<br>'
             f'label: {escape(names[y])} {p[y]:.0%}<br><small>{name}</small></figcaption></figure>')
 
-# %% ../nbs/workshop/44_report.ipynb #94817cf5
+# %% ../nbs/workshop/44_report.ipynb #ecc19e9b
 def _error_words(t):
     n, (low, high) = len(t.targets), t.interval
     rare = min(held for _, held in t.counts)
@@ -179,22 +179,29 @@ def _error_words(t):
              f'{low:.1%} and {high:.1%} (95 % interval, Wilson). That is chance alone: pictures from another camera, '
              'another place or another owner may be harder, and no number here knows of them.',
              f'Each class counted alike, {t.balanced_error:.1%} are wrong (balanced error).']
-    if rare < 10: words.append(f'The rarest class has {rare} picture{"s"*(rare != 1)} held back: too few to judge it by itself.')
+    if rare < 10:
+        words.append(f'The rarest class has {rare} held back: too few to judge it by itself.')
     words.append('The held-back pictures were not trained on. They chose no epoch and no setting; '
                  'temperature and the line of "not sure" were set on them.')
     return ''.join(f'<p>{w}</p>' for w in words)
 
 def _temperature_words(t):
-    if t.temperature is None: return 'The probabilities are the model\'s own: a temperature did not mend them on pictures that it was not found on.'
+    if t.temperature is None:
+        return ("The probabilities are the model's own: a temperature did not mend them on pictures that it was not "
+                'found on, or there were fewer than 20.')
     how = 'softened' if t.temperature > 1 else 'sharpened'
     return (f'The probabilities are {how} by a temperature of {t.temperature:.2f}, which lowered the loss on '
             'pictures that it was not found on.')
 
+def _grid(head, rows):
+    head = ''.join(f'<th>{h}</th>' for h in head)
+    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
+
 def _reading(t):
     rows = ''.join(f'<tr><th scope="row">{escape(c)}</th><td>{a}</td><td>{b}</td><td>{w}</td></tr>'
                    for c, (a, b), w in zip(t.classes, t.counts, _wrong_by_class(t)))
-    return (f'<p class="said">{"<br>".join(map(escape, t.said.splitlines()))}</p><div class="wide"><table><thead><tr><th>class</th>'
-            f'<th>trained on</th><th>held back</th><th>wrong</th></tr></thead><tbody>{rows}</tbody></table></div>')
+    said = '<br>'.join(map(escape, t.said.splitlines()))
+    return f'<p class="said">{said}</p>{_grid(["class", "trained on", "held back", "wrong"], rows)}'
 
 def _wrong_by_class(t):
     bad = t.targets[t.probabilities.argmax(1) != t.targets]
@@ -202,9 +209,8 @@ def _wrong_by_class(t):
 
 def _making(t):
     s, seconds = t.settings, sum(h['seconds'] for h in t.history)
-    facts = dict(body=f'{s.arch}, ImageNet weights', pictures=f'{s.size} x {s.size} pixels', stages=
-                 f'linear probe, then {s.epochs} epochs of everything, batch-norm held' if s.epochs else 'linear probe alone',
-                 batch=f'{s.bs} pictures', seed=s.seed, machine=t.device, seconds=round(seconds),
+    stages = f'linear probe, then {s.epochs} epochs of everything, batch-norm held' if s.epochs else 'linear probe alone'
+    facts = dict(body=f'{s.arch}, ImageNet weights', pictures=f'{s.size} x {s.size} pixels', stages=stages, batch=f'{s.bs} pictures', seed=s.seed, machine=t.device, seconds=round(seconds),
                  versions=', '.join(f'{k} {v}' for k, v in versions().items()))
     return '<dl>' + ''.join(f'<dt>{k}</dt><dd>{escape(str(v))}</dd>' for k, v in facts.items()) + '</dl>'
 
@@ -213,74 +219,99 @@ def _predicting(t):
     lines = [f'ch5clf predict {model} photo.jpg', f'ch5clf predict {model} "a folder" --csv > answers.csv']
     code = ['from ch5clf.saved import load_model, predict', f'model = load_model({printable(t.out.model.name)!r})',
             "for p in predict(model, 'a folder'): print(p)"]
-    return (f'<pre>{escape(chr(10).join(lines))}</pre><p>In Python, without fastai:</p><pre>{escape(chr(10).join(code))}</pre>'
-            '<p>The file holds numbers and a description; loading it executes nothing.</p>')
+    lines, code = (f'<pre>{escape(chr(10).join(o))}</pre>' for o in (lines, code))
+    return (f'{lines}<p>In Python, without fastai:</p>{code}<p>The file holds numbers and a description; loading it executes nothing.</p>')
 
-# %% ../nbs/workshop/44_report.ipynb #3d7b1bb4
+# %% ../nbs/workshop/44_report.ipynb #6686fa1c
 _STYLE = """
-:root{color-scheme:light dark;--ink:#1c1c1a;--soft:#63625d;--line:#d9d7cf;--page:#fdfdfb;--card:#f3f2ed;--held:#b4470f;--train:#2a6a8c;--good:#2a6a8c}
-@media (prefers-color-scheme:dark){:root{--ink:#eceae4;--soft:#a5a39b;--line:#3f3e3a;--page:#191917;--card:#252522;--held:#f09a5f;--train:#7cc0e4;--good:#7cc0e4}}
-*{box-sizing:border-box}body{margin:0 auto;max-width:60rem;padding:1.5rem;background:var(--page);color:var(--ink);
-font:16px/1.55 system-ui,-apple-system,"Segoe UI","Noto Sans KR","Apple SD Gothic Neo","Malgun Gothic",sans-serif}
-h1{font-size:1.6rem;line-height:1.25;margin:.2rem 0}h2{font-size:1.15rem;margin:2.2rem 0 .6rem;border-bottom:1px solid var(--line);padding-bottom:.2rem}
-.big{font-size:1.25rem}.soft,small,.small{color:var(--soft)}p{margin:.5rem 0;max-width:46rem}
-svg{width:100%;max-width:36rem;height:auto;display:block}svg text{fill:var(--ink);font-size:12px}svg text.small{fill:var(--soft);font-size:11px}
-line.grid{stroke:var(--line)}line.ideal{stroke:var(--soft);stroke-dasharray:5 5}
-.held{stroke:var(--held);stroke-width:2;fill:none}circle.held{fill:var(--held)}.train{stroke:var(--train);stroke-width:2;fill:none;stroke-dasharray:6 4}circle.train{fill:var(--train)}
-.key span{display:inline-block;width:1.6rem;border-top:3px solid;vertical-align:middle;margin:0 .4rem 0 1rem}.key .t{border-color:var(--train);border-top-style:dashed}.key .h{border-color:var(--held)}
-table{border-collapse:collapse;font-variant-numeric:tabular-nums}td,th{padding:.2rem .6rem;text-align:right;border-bottom:1px solid var(--line);font-weight:400}
-th[scope=row],thead th:first-child{text-align:left}.wide{overflow-x:auto}
-.confusion td,.confusion th{padding:.15rem .45rem;min-width:1.9rem}.confusion thead th{vertical-align:bottom;padding:.2rem .1rem}
-.confusion thead span{writing-mode:vertical-rl;transform:rotate(180deg);white-space:nowrap;max-height:11rem;overflow:hidden}
-.confusion .corner{color:var(--soft);font-size:.8rem;vertical-align:bottom}
+:root{ color-scheme:light dark; --ink:#1c1c1a; --soft:#63625d; --line:#d9d7cf; --page:#fdfdfb; --card:#f3f2ed;
+--held:#b4470f; --train:#2a6a8c; --good:#2a6a8c}
+@media (prefers-color-scheme:dark){
+  :root{ --ink:#eceae4; --soft:#a5a39b; --line:#3f3e3a; --page:#191917; --card:#252522; --held:#f09a5f;
+  --train:#7cc0e4; --good:#7cc0e4}
+}
+*{box-sizing:border-box}
+body{ margin:0 auto; max-width:60rem; padding:1.5rem; background:var(--page); color:var(--ink); font:16px/1.55
+system-ui,-apple-system,"Segoe UI","Noto Sans KR","Apple SD Gothic Neo","Malgun Gothic",sans-serif}
+h1{font-size:1.6rem;line-height:1.25;margin:.2rem 0}
+h2{font-size:1.15rem;margin:2.2rem 0 .6rem;border-bottom:1px solid var(--line);padding-bottom:.2rem}
+.big{font-size:1.25rem} .soft,small,.small{color:var(--soft)} p{margin:.5rem 0;max-width:46rem}
+svg{width:100%;max-width:36rem;height:auto;display:block} svg text{fill:var(--ink);font-size:12px}
+svg text.small{fill:var(--soft);font-size:11px} line.grid{stroke:var(--line)}
+line.ideal{stroke:var(--soft);stroke-dasharray:5 5}
+.held{stroke:var(--held);stroke-width:2;fill:none} circle.held{fill:var(--held)}
+.train{stroke:var(--train);stroke-width:2;fill:none;stroke-dasharray:6 4}
+circle.train{fill:var(--train)}
+.key span{display:inline-block;width:1.6rem;border-top:3px solid;vertical-align:middle;margin:0 .4rem 0 1rem}
+.key .t{border-color:var(--train);border-top-style:dashed} .key .h{border-color:var(--held)}
+table{border-collapse:collapse;font-variant-numeric:tabular-nums}
+td,th{padding:.2rem .6rem;text-align:right;border-bottom:1px solid var(--line);font-weight:400}
+th[scope=row],thead th:first-child{text-align:left} .wide{overflow-x:auto}
+.confusion td,.confusion th{padding:.15rem .45rem;min-width:1.9rem}
+.confusion thead th{vertical-align:bottom;padding:.2rem .1rem}
+.confusion thead span{ writing-mode:vertical-rl; transform:rotate(180deg); white-space:nowrap; max-height:11rem;
+overflow:hidden} .confusion .corner{color:var(--soft);font-size:.8rem;vertical-align:bottom}
 .confusion td.right{border:2px solid var(--good);color:var(--good)}
-.confusion td.wrong{background:color-mix(in srgb,var(--held) calc(15% + .55*var(--share)),transparent);font-weight:600}
-.pairs{columns:2;padding-left:1.2rem}.pictures{display:grid;grid-template-columns:repeat(auto-fill,minmax(8.5rem,1fr));gap:.9rem}
-figure{margin:0;break-inside:avoid}figure img,.gone{width:100%;height:8.5rem;object-fit:contain;background:var(--card);border-radius:4px;display:block}
+.confusion td.wrong{ background:color-mix(in srgb,var(--held) calc(15% + .55*var(--share)),transparent);
+font-weight:600} .pairs{columns:2;padding-left:1.2rem}
+.pictures{display:grid;grid-template-columns:repeat(auto-fill,minmax(8.5rem,1fr));gap:.9rem}
+figure{margin:0;break-inside:avoid}
+figure img,.gone{width:100%;height:8.5rem;object-fit:contain;background:var(--card);border-radius:4px;display:block}
 figcaption{font-size:.82rem;line-height:1.35;overflow-wrap:anywhere;margin-top:.25rem}
 pre{background:var(--card);padding:.7rem .9rem;border-radius:5px;overflow-x:auto;font-size:.88rem}
-dl{display:grid;grid-template-columns:max-content 1fr;gap:.15rem 1rem}dt{color:var(--soft)}dd{margin:0;overflow-wrap:anywhere}.said{background:var(--card);padding:.6rem .9rem;border-radius:5px;overflow-wrap:anywhere}
-@media print{:root{color-scheme:light;--ink:#000;--soft:#555;--line:#ccc;--page:#fff;--card:#f4f4f4;--held:#b4470f;--train:#2a6a8c;--good:#2a6a8c}
-body{max-width:none;padding:0;font-size:10.5pt}h2{break-after:avoid}svg,table,pre,figure,dl{break-inside:avoid}.wide{overflow:visible}*{print-color-adjust:exact;-webkit-print-color-adjust:exact}}
+dl{display:grid;grid-template-columns:max-content 1fr;gap:.15rem 1rem} dt{color:var(--soft)}
+dd{margin:0;overflow-wrap:anywhere}
+.said{background:var(--card);padding:.6rem .9rem;border-radius:5px;overflow-wrap:anywhere}
+@media print{
+  :root{ color-scheme:light; --ink:#000; --soft:#555; --line:#ccc; --page:#fff; --card:#f4f4f4;
+  --held:#b4470f; --train:#2a6a8c; --good:#2a6a8c}
+  body{max-width:none;padding:0;font-size:10.5pt}
+  h2{break-after:avoid}
+  svg,table,pre,figure,dl{break-inside:avoid}
+  .wide{overflow:visible}
+  *{print-color-adjust:exact;-webkit-print-color-adjust:exact}
+}
 """
 
-def _section(title, body): return f'<section><h2>{escape(title)}</h2>{body}</section>'
-
 def _stages(history):
-    rows = ''.join(f'<tr><th scope="row">{h["stage"] or "probe"}</th><td>{h["train_loss"]:.3f}</td><td>{h["valid_loss"]:.3f}</td>'
-                   f'<td>{h["wrong"]} of {h["total"]}</td><td>{h["seconds"]:.0f}</td></tr>' for h in history)
-    return ('<div class="wide"><table><thead><tr><th>epoch</th><th>loss</th><th>held back: loss</th><th>wrong</th>'
-            f'<th>seconds</th></tr></thead><tbody>{rows}</tbody></table></div>')
+    rows = ''
+    for h in history:
+        cells = f'{h["train_loss"]:.3f}', f'{h["valid_loss"]:.3f}', f'{h["wrong"]} of {h["total"]}', f'{h["seconds"]:.0f}'
+        rows += f'<tr><th scope="row">{h["stage"] or "probe"}</th>{"".join(f"<td>{c}</td>" for c in cells)}</tr>'
+    return _grid(['epoch', 'loss', 'held back: loss', 'wrong', 'seconds'], rows)
 
-_KEY = '<p class="key soft"><span class="t"></span>trained on (of the epochs: augmented)<span class="h"></span>held back</p>'
+_KEY = ('<p class="key soft"><span class="t"></span>trained on (of the epochs: augmented)'
+        '<span class="h"></span>held back</p>')
+_LOOK = ('<p class="soft">Held back and named wrongly, the most costly first: a wrong label, a hard picture, or '
+         'something that the model does not see. Look before you delete.</p>')
+_LINE = ('<p class="soft">Each point is a group of answers, with their number. On the dashed line, confidence and share '
+         'of right answers agree.</p>')
+
+def _sections(t):
+    p, answers = t.probabilities.max(1)
+    yield 'How wrong it is', _error_words(t)
+    yield 'What was read', _reading(t)
+    yield 'What was learnt', f'{learning_curves(t.history)}{_KEY}{_stages(t.history)}'
+    yield 'What is taken for what', _confusion(confusion_counts(t.targets, answers, len(t.classes)), t.classes)
+    worst = _worst(t)
+    yield 'The worst pictures', (f'{_LOOK}<div class="pictures">{worst}</div>' if worst else
+                                 '<p>None of the held-back pictures is named wrongly.</p>')
+    sure = f'<p>{escape(_temperature_words(t))}</p><p>{escape(_capital(str(t.sure)))}.</p>'
+    yield 'How sure it may be', f'{reliability(reliability_groups(p, answers == t.targets))}{_LINE}{sure}'
+    yield 'How to use it', _predicting(t)
+    yield 'How it was made', _making(t)
 
 def report_html(
     trained, # `training.Trained`
 ) -> str: # a whole page
     "The report as HTML that needs no other file: figures, thumbnails and style are in it."
-    t, name = trained, escape(printable(trained.out.model.name))
-    p, answers = t.probabilities.max(1)
-    counts = confusion_counts(t.targets, answers, len(t.classes))
-    groups = reliability_groups(p, answers == t.targets)
-    worst = _worst(t) or '<p>None of the held-back pictures is named wrongly.</p>'
-    parts = [
-        _section('How wrong it is', _error_words(t)),
-        _section('What was read', _reading(t)),
-        _section('What was learnt', f'{learning_curves(t.history)}{_KEY}{_stages(t.history)}'),
-        _section('What is taken for what', _confusion(counts, t.classes)),
-        _section('The worst pictures', '<p class="soft">Held back and named wrongly, the most costly first: a wrong label, a '
-                 f'hard picture, or something that the model does not see. Look before you delete.</p><div class="pictures">{worst}</div>'),
-        _section('How sure it may be', f'{reliability(groups)}<p class="soft">Each point is a group of answers, with their number. '
-                 f'On the dashed line, confidence and share of right answers agree.</p><p>{escape(_temperature_words(t))}</p>'
-                 f'<p>{escape(_capital(str(t.sure)))}.</p>'),
-        _section('How to use it', _predicting(t)),
-        _section('How it was made', _making(t))]
-    low, high = t.interval
-    head = (f'<h1>{name}</h1><p class="big">{len(t.classes)} classes, {t.wrong} of {len(t.targets)} held-back pictures wrong: '
-            f'{t.wrong/len(t.targets):.1%} <span class="soft">(95 %: {low:.1%} to {high:.1%})</span></p>')
-    return (f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, '
-            f'initial-scale=1"><meta name="ch5clf-run" content="{escape(t.run)}"><title>{name}</title>'
-            f'<style>{_STYLE}</style></head><body>{head}{"".join(parts)}</body></html>\n')
+    t, name, (low, high) = trained, escape(printable(trained.out.model.name)), trained.interval
+    parts = [f'<section><h2>{title}</h2>{body}</section>' for title, body in _sections(t)]
+    head = (f'<h1>{name}</h1><p class="big">{len(t.classes)} classes, {t.wrong} of {len(t.targets)} held-back pictures '
+            f'wrong: {t.wrong/len(t.targets):.1%} <span class="soft">(95 %: {low:.1%} to {high:.1%})</span></p>')
+    meta = ('<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
+            f'<meta name="ch5clf-run" content="{escape(t.run)}"><title>{name}</title><style>{_STYLE}</style>')
+    return (f'<!doctype html>\n<html lang="en"><head>{meta}</head><body>{head}{"".join(parts)}</body></html>\n')
 
 def _capital(text): return text[:1].upper() + text[1:]
 

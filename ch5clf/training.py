@@ -6,7 +6,7 @@
 __all__ = ['write_checkpoint', 'read_checkpoint', 'Settings', 'Outputs', 'Sure', 'sure_from', 'tried_temperature', 'Trained',
            'Talk', 'train_folder']
 
-# %% ../nbs/workshop/43_training.ipynb #687c2af2
+# %% ../nbs/workshop/43_training.ipynb #a7c7ae1a
 __doc__ = """Folder in, saved classifier out: what `ch5clf train` does.
 
     from ch5clf.training import train_folder
@@ -40,7 +40,7 @@ with quiet_imports():
     from fastai.torch_core import default_device
     from fastai.vision.learner import vision_learner
 
-# %% ../nbs/workshop/43_training.ipynb #22b89f15
+# %% ../nbs/workshop/43_training.ipynb #2e11d686
 _MAGIC = b'ch5clf checkpoint 1\n'
 
 def write_checkpoint(
@@ -65,7 +65,7 @@ def read_checkpoint(
         raise ValueError(f'{path}: the checkpoint is damaged; begin anew with --force')
     return torch.load(io.BytesIO(data[n+32:]), map_location='cpu', weights_only=True)
 
-# %% ../nbs/workshop/43_training.ipynb #7cb5be0a
+# %% ../nbs/workshop/43_training.ipynb #4d27aa6b
 def _dice(dl):
     "The state of every generator that a training throws, as plain values."
     name, keys, *more = np.random.get_state()
@@ -94,7 +94,7 @@ def _to(o, device):
     if isinstance(o, dict): return {k: _to(v, device) for k, v in o.items()}
     return [_to(v, device) for v in o] if isinstance(o, list) else o
 
-# %% ../nbs/workshop/43_training.ipynb #260b7316
+# %% ../nbs/workshop/43_training.ipynb #ca5322bd
 @dataclass(frozen=True)
 class Settings:
     "What decides the weights of a training."
@@ -126,7 +126,7 @@ def _contradiction(kept, asked):
     "The first option that is asked for and differs from what the checkpoint holds."
     return next((k for k, v in asked.items() if getattr(kept, k) != v), None)
 
-# %% ../nbs/workshop/43_training.ipynb #f8313132
+# %% ../nbs/workshop/43_training.ipynb #77e2b025
 @dataclass(frozen=True)
 class Outputs:
     "The files of a training, all of one name."
@@ -168,7 +168,7 @@ def _begun(folder, out, asked, resume, force):
     write_checkpoint(out.checkpoint, state)
     return settings, state
 
-# %% ../nbs/workshop/43_training.ipynb #d75d584f
+# %% ../nbs/workshop/43_training.ipynb #e5017695
 @dataclass(frozen=True)
 class Sure:
     "From which confidence on a model answers, and what that was tested on."
@@ -206,7 +206,7 @@ def sure_from(
         if kept == n: break
     return best
 
-# %% ../nbs/workshop/43_training.ipynb #25bee996
+# %% ../nbs/workshop/43_training.ipynb #c9711650
 def tried_temperature(
     logits, # (n, classes) of held-back pictures
     targets, # (n,)
@@ -219,7 +219,7 @@ def tried_temperature(
     gain = sum(cost(1., at) - cost(t, at) for t, at in found)
     return best_temperature(logits, targets) if gain > 0 else None
 
-# %% ../nbs/workshop/43_training.ipynb #c0572506
+# %% ../nbs/workshop/43_training.ipynb #2a0a96f4
 @dataclass
 class Trained:
     "A finished training: the learner, what it was trained on, and what the held-back pictures say."
@@ -257,7 +257,7 @@ class Trained:
         n, (low, high) = len(self.targets), self.interval
         return f'{self.wrong} of {n} wrong, {self.wrong/n:.1%} (95 %: {low:.1%} to {high:.1%})'
 
-# %% ../nbs/workshop/43_training.ipynb #26b6339e
+# %% ../nbs/workshop/43_training.ipynb #693db255
 class Talk(io.TextIOBase):
     "A stream for what is told on the way; where nobody listens any more, it is silent."
     def __init__(self, aloud=True): self.aloud = aloud
@@ -278,7 +278,7 @@ def _span(seconds):
     if seconds < 90: return f'{max(1, round(seconds))} s'
     return f'{seconds/60:.0f} min' if seconds < 5400 else f'{seconds/3600:.1f} h'
 
-# %% ../nbs/workshop/43_training.ipynb #3826c5f0
+# %% ../nbs/workshop/43_training.ipynb #7a69e5b3
 @torch.no_grad()
 def _held_back(learn, model, team):
     "Logits and targets of the held-back pictures, on the CPU."
@@ -302,7 +302,7 @@ def _line(told, epochs, rest):
     return (f'{what}: loss {told["train_loss"]:.3f}, held back {told["valid_loss"]:.3f}, '
             f'{told["wrong"]} of {told["total"]} wrong; {_span(told["seconds"])}{left}')
 
-# %% ../nbs/workshop/43_training.ipynb #25e45c2e
+# %% ../nbs/workshop/43_training.ipynb #3a08618b
 class _Stages(Callback):
     "A word, a look at the held-back pictures and a checkpoint after each epoch."
     order = 55 # before fastai skips epochs
@@ -329,7 +329,7 @@ class _Stages(Callback):
         self.bar.close()
         self.job.after_stage(self.learn, self.loss_sum, self.seen, time.time() - self.start)
 
-# %% ../nbs/workshop/43_training.ipynb #d2f28c19
+# %% ../nbs/workshop/43_training.ipynb #e8496bf9
 class _Job:
     "One training: its state after the last finished stage, and how it is kept."
     def __init__(self, settings, out, state, team, talk, device):
@@ -357,7 +357,7 @@ class _Job:
         learn.opt.load_state_dict(_to(self.state['opt'], self.device))
         _throw_again(self.state['dice'], learn.dls.train)
 
-# %% ../nbs/workshop/43_training.ipynb #a86bc907
+# %% ../nbs/workshop/43_training.ipynb #029a1358
 _PASS, _EPOCH = 1.3, 2.7 # a picture's share of a pass and of an epoch, in times of eight pictures through the body
 
 def _seconds_a_picture(body, size, device):
@@ -378,12 +378,13 @@ def _guess(learn, settings, team, device):
     n, held = len(learn.dls.train_ds), len(learn.dls.valid_ds)
     return _PASS*(n + held)*t, (_EPOCH*n + _PASS*held)*t
 
-# %% ../nbs/workshop/43_training.ipynb #6103d8b7
+# %% ../nbs/workshop/43_training.ipynb #119a22b3
 def _fingerprint(dls, folder):
     "A digest of the pictures, their labels and their sides: another one means another training."
     h = hashlib.sha256(dls.train.store.file.name.encode()) # which is a digest of the pictures
     for part, ds in enumerate((dls.train_ds, dls.valid_ds)):
-        for f, t in zip(ds.items, ds.tls[1]): h.update(f'{part} {int(t)} {Path(f).relative_to(folder)}\n'.encode('utf-8', 'surrogateescape'))
+        for f, t in zip(ds.items, ds.tls[1]):
+            h.update(f'{part} {int(t)} {Path(f).relative_to(folder)}\n'.encode('utf-8', 'surrogateescape'))
     return h.hexdigest()
 
 class _Heard(Talk):
@@ -403,7 +404,7 @@ def _loaders(settings, team, talk, device):
     team.decided(lambda: made.append(make()))
     return (made[0] if team.first else make()), ''.join(heard.lines).strip()
 
-# %% ../nbs/workshop/43_training.ipynb #1151a1d0
+# %% ../nbs/workshop/43_training.ipynb #f78c9a81
 def _learner(dls, arch, device):
     learn = vision_learner(dls, getattr(pretrained, arch), metrics=[])
     if hasattr(learn, 'progress'): learn.remove_cb(learn.progress)
@@ -449,7 +450,7 @@ def _machine(job):
     kind = {'cpu': 'this CPU', 'cuda': 'the GPU', 'mps': "Apple's GPU"}.get(torch.device(job.device).type, job.device)
     return kind if job.team.size == 1 else f'{kind}, {job.team.size} processes'
 
-# %% ../nbs/workshop/43_training.ipynb #4f43ae9b
+# %% ../nbs/workshop/43_training.ipynb #cd967f6c
 def _is_ours(file, state):
     "Did this training write the file, before it was stopped?"
     try:
@@ -474,7 +475,7 @@ def _finished(job, learn, report):
     job.team.decided(lambda: _write(job, learn, trained, report))
     return trained
 
-# %% ../nbs/workshop/43_training.ipynb #ac190ebb
+# %% ../nbs/workshop/43_training.ipynb #dada4b29
 @contextmanager
 def _alone(out, team):
     "Nobody else trains under this name meanwhile."
@@ -494,7 +495,7 @@ def _alone(out, team):
             file.unlink(missing_ok=True)
             lock.release()
 
-# %% ../nbs/workshop/43_training.ipynb #45282a9d
+# %% ../nbs/workshop/43_training.ipynb #ec4b9626
 def _device_for(name):
     "The device of this process. `ValueError` for one that is not there."
     try: device = torch.device(name) if name else default_device()
@@ -525,20 +526,26 @@ def train_folder(
     kill -9, goes on with `resume=True` and gives the weights of one that was not, bit for bit on one machine with as
     many processes. `ValueError`, `FileNotFoundError` and others of `pet_dls` name what is wrong and a remedy.
     Source: nbs/workshop/43_training.ipynb."""
+    if not str(folder).strip(): raise ValueError('the folder of the pictures needs a name')
     folder = Path(folder).expanduser().resolve()
     if not folder.is_dir(): raise FileNotFoundError(f'{folder}: there is no such folder; give the folder of the pictures')
     asked = dict(epochs=epochs, size=size, bs=bs, seed=seed, arch=arch, sure=sure)
     asked = {k: v for k, v in asked.items() if v is not None}
     device, out = _device_for(device), _outputs(folder, model)
     with Team().joined(device) as team, _alone(out, team):
+        talk = Talk(team.first and not quiet)
+        if resume and not out.checkpoint.exists(): talk.say(f'nothing was kept as {out.checkpoint}; the training begins')
         settings, state = team.decided(lambda: _begun(folder, out, asked, resume, force))
-        return _run(_Job(settings, out, state, team, Talk(team.first and not quiet), device), report)
+        return _run(_Job(settings, out, state, team, talk, device), report)
 
 def _run(job, report):
     s, state = job.settings, job.state
-    if s.bs < job.team.size: raise ValueError(f'bs {s.bs}: a batch for {job.team.size} processes needs {job.team.size} pictures')
+    if s.bs < job.team.size: raise ValueError(f'bs {s.bs}: {job.team.size} processes need a picture each; take a larger bs')
     set_seed(s.seed)
-    dls, said = _loaders(s, job.team, job.talk, job.device)
+    try: dls, said = _loaders(s, job.team, job.talk, job.device)
+    except (ValueError, OSError):
+        if job.team.first and 'data' not in state: job.out.checkpoint.unlink(missing_ok=True) # nothing was begun
+        raise
     found = _fingerprint(dls, s.folder)
     if state.setdefault('data', found) != found:
         raise ValueError(f'{s.folder}: the pictures or their labels are not those that {job.out.checkpoint} was begun '
