@@ -37,7 +37,8 @@ with quiet_imports():
 
 # %% ../nbs/workshop/16_labels.ipynb #d02967a1
 _suffixes = 'jpe?g?|jfif|png|bmp|gif|webp|avif|tiff?|hei[cf]'
-_name = re.compile(rf'^(?P<breed>.*[^\W\d_].*?) *_\d+\.({_suffixes})$', re.IGNORECASE)
+_number = r'(?:_\d+(?: ?\(\d+\))?| ?\(\d+\))' # _12, (1) as Windows counts, or _12 (1) as a browser does
+_name = re.compile(rf'^(?P<breed>.*[^\W\d_].*?) *{_number}\.({_suffixes})$', re.IGNORECASE)
 _apps = '|'.join("""img image dsc[nf]? _dsc sam dji cimg pxl photo picture pic mvimg gopr scan screenshot kakaotalk
     whatsapp signal snapchat instagram telegram facebook received mmexport burst pano vid video mov untitled download
     frame file new copy 스크린샷 사진 이미지 캡처 캡쳐 화면 다운로드 카카오톡 복사본 무제""".split())

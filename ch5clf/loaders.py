@@ -14,10 +14,13 @@ __doc__ = """Loaders for a folder of pictures, and what the chapters train on.
 """
 import operator, os
 from collections import Counter
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+from .fonts import drawable
 from .labels import labeller_for, read_folder, splitter_for
 from .photos import problem_of, usable_images
 from .pictures import presized, quietly
@@ -31,6 +34,7 @@ with quiet_imports():
     from fastai.data.core import DataLoaders
     from fastai.data.external import URLs, untar_data
     from fastai.data.transforms import ColReader, ColSplitter, get_image_files
+    from fastai.losses import CrossEntropyLossFlat
     from fastai.vision.augment import Resize, aug_transforms
     from fastai.vision.data import ImageBlock
 
@@ -69,7 +73,7 @@ def _own(chosen):
     return path
 
 def _single(files, classes):
-    return (f'{len(files)} pictures of a single class ({", ".join(classes)}); '
+    return (f'{len(files)} picture{"s"*(len(files) != 1)} of a single class ({", ".join(classes)}); '
             'at least two classes are needed, as Breed_name_12.jpg or a folder for each')
 
 def course_data() -> CourseData: # path, kind and budget
@@ -116,7 +120,7 @@ def _without_unreadable(files, problems):
     "Training goes on without pictures that cannot be read, after naming them."
     if not problems: return files
     reasons = [problem_of(f) or why for f, why in list(problems.items())[:10]]
-    print(f'{len(problems)} of {len(files)} pictures are left out:', *reasons, sep='\n  ')
+    print(f'{len(problems)} of {len(files)} pictures {"is" if len(problems) == 1 else "are"} left out:', *reasons, sep='\n  ')
     return files.filter(lambda f: str(f) not in problems)
 
 def _check_parts(folder, files, parts, grouped, twins):
@@ -126,7 +130,8 @@ def _check_parts(folder, files, parts, grouped, twins):
     if unseen or len(parts[0]) < 2 or not len(parts[1]):
         holds = f', where {" and ".join(sorted(unseen))} stand{"s"*(len(unseen) < 2)} on one side only' if unseen else ''
         near = 'that are not nearly the same (or give twins=False), ' if twins and not folder.declared else ''
-        raise ValueError(f'{folder.path}: {len(parts[0])} pictures to train on and {len(parts[1])} held back{holds}; '
+        n = len(parts[0])
+        raise ValueError(f'{folder.path}: {n} picture{"s"*(n != 1)} to train on and {len(parts[1])} held back{holds}; '
                          f'each class needs two pictures or more, {near}one for each side'
                          f'{", in two groups or more" if grouped else ""}')
 
@@ -183,6 +188,17 @@ def _said_of(twins, files, parts, declared):
     n = sum(f in twins and twins[f] in learnt for f in valid)
     return f';\nof those held back {n} are nearly the same as one that is trained on; check_images names them' if n else ''
 
+# %% ../nbs/workshop/17_loaders.ipynb #e2f4345a
+def _weighted(weights, vocab, labels, device):
+    "fastai's loss with a weight for each class. `ValueError` where `weights` does not give one for each."
+    counts, k = Counter(labels), len(vocab)
+    if isinstance(weights, str) and weights == 'balanced': weights = {c: len(labels)/(k*counts[c]) for c in vocab}
+    found = [weights.get(c) for c in vocab] if isinstance(weights, Mapping) else [None]
+    if None in found or len(weights) != k or not all(float(w) > 0 for w in found):
+        raise ValueError(f"weights={weights!r}: expected 'balanced', or a dict with a number above 0 for each class: "
+                         f'{", ".join(vocab)}')
+    return CrossEntropyLossFlat(weight=torch.tensor([float(w) for w in found], device=device))
+
 # %% ../nbs/workshop/17_loaders.ipynb #244d2fb7
 def pet_dls(
     path, # folder of pictures: `Breed_name_12.jpg`, or a folder for each class
@@ -198,6 +214,7 @@ def pet_dls(
     valid_pct=None, # share of each class that is held back, .2 by default; only where the set declares no split
     twins=True, # keep nearly equal pictures on one side of a random split? False: nobody looks for them
     scale=None, # numbers that become black and white in pictures with more than 8 bits; by default one for the set
+    weights=None, # of the classes in the loss: 'balanced' (the rarer, the heavier), or a dict from class to weight
     num_workers=0, # processes that load; with 0 two runs with one seed are equal
     **kwargs, # for fastai's `DataBlock.dataloaders`
 ) -> DataLoaders: # batches: pictures (bs, 3, size, size) in 0..1, labels (bs,)
@@ -239,4 +256,7 @@ def pet_dls(
     bs = min(bs, len(parts[0]))  # fastai drops the last, smaller batch: of few pictures it would drop all
     dls = block.dataloaders(path, bs=bs, num_workers=num_workers, **kwargs)
     dls.said = said
+    drawable(dls.vocab) # figures of these loaders shall show no boxes
+    if weights is not None:
+        dls.train_ds.loss_func = _weighted(weights, dls.vocab, [folder.labels[files[i]] for i in parts[0]], dls.device)
     return dls

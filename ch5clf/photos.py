@@ -270,7 +270,7 @@ def _say_once(path, left, of):
     _told.add(told)
     lines = [f'  {_name_of(f, path)}: {_words(r)}' for f, r in left.items()]
     more = [f'  and {len(lines)-10} more; check_images({path.name!r}) names them all'] if lines[10:] else []
-    print('\n'.join([f'{len(left)} of {of} pictures are left out:', *lines[:10], *more]))
+    print('\n'.join([f'{len(left)} of {of} pictures {"is" if len(left) == 1 else "are"} left out:', *lines[:10], *more]))
 
 def usable_images(
     path, # folder of pictures

@@ -203,7 +203,7 @@ def _numbers(im):
         if (odd := int((~np.isfinite(a)).sum())):
             raise BadPicture('odd colours', f'{odd:,} of its pixels are no numbers (NaN or infinite)',
                              'replace them, save it with 8 bits')
-        found += [a[::max(1, a.size//4096)], [a.min(), a.max()]]
+        found += [a[::max(1, a.size//4096)].copy(), [a.min(), a.max()]] # a view would keep the band in memory
     return np.unique(np.concatenate(found).astype(np.float64))
 
 def _scale(numbers):
@@ -252,8 +252,10 @@ _NEVER_DEEP = frozenset('.jpg .jpeg .jpe .jfif .mpo .gif .bmp .dib .webp .avif .
 def _to_rgb(im, scale):
     if _is_deep(im): # Pillow would cut these off at 255 instead of scaling them
         low, high = scale
-        a = (np.asarray(im, np.float32) - low)*(255/(high - low))
-        im = Image.fromarray(np.nan_to_num(a).clip(0, 255).astype(np.uint8))
+        a = np.array(im, np.float32)
+        a -= low
+        a *= 255/(high - low)
+        im = Image.fromarray(np.nan_to_num(a, copy=False).clip(0, 255, out=a).astype(np.uint8))
     if im.mode in ('RGBA', 'RGBa', 'LA', 'La', 'PA') or 'transparency' in im.info:
         im = im.convert('LA').convert('RGBA') if im.mode == 'La' else im.convert('RGBA')
         im = Image.alpha_composite(Image.new('RGBA', im.size, 'white'), im)
