@@ -95,7 +95,7 @@ def _empty(): return {'version': VERSION, **{name: kind() for name, kind in _SEC
 
 def _is_progress(data):
     "Has `data` the form of a progress file? Sections may be missing: older files have two of the four."
-    if not isinstance(data, dict) or type(data.get('version')) is not int: return False
+    if not isinstance(data, dict) or type(data.get('version')) is not int or data['version'] < 1: return False
     if not all(isinstance(data.get(name, kind()), kind) for name, kind in _SECTIONS.items()): return False
     entries = [e for name in ('questions', 'bets', 'findings') for e in data.get(name, {}).values()]
     answers = data.get('questions', {}).values()

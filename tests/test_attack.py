@@ -133,7 +133,7 @@ def seed_photos():
     "Small pictures of all kinds that Pillow writes."
     rng, out = np.random.default_rng(0), {}
     for mode in ('RGB', 'RGBA', 'L', 'P', 'CMYK', 'I;16', '1', 'LA'):
-        pixels = rng.integers(0, 256, (24, 31, 4), dtype=np.uint8)
+        pixels = rng.integers(0, 256, (40, 47, 4), dtype=np.uint8)
         im = Image.fromarray(pixels[..., 0].astype('uint16')*200) if mode == 'I;16' else Image.fromarray(pixels).convert(mode)
         for suffix in ('jpg', 'png', 'gif', 'webp', 'bmp', 'tiff', 'ppm', 'ico', 'jp2', 'avif', 'pdf', 'eps', 'tga', 'icns', 'dds'):
             with contextlib.suppress(Exception):
@@ -150,7 +150,7 @@ PHOTOS = {}
 def test_photos(tmp_path, capsys, seed):
     "Each file is readable or has a row; both readers agree; nothing raises anything else."
     from ch5clf.photos import check_photos
-    from ch5clf.pictures import BadPicture, open_picture
+    from ch5clf.pictures import SUFFIXES, BadPicture, open_picture
     PHOTOS.update({} if PHOTOS else seed_photos())
     rng = random.Random(seed)
     folder = tmp_path/'photos'
@@ -164,13 +164,13 @@ def test_photos(tmp_path, capsys, seed):
     with within(60): rows = check_photos(folder)
     str(rows).encode()
     files = sorted(f for f in folder.rglob('*') if f.is_file())
-    unusable = {r for r, ok in zip(rows['file'], rows['usable']) if not ok} if 'usable' in rows else None
+    unusable = set(rows.file[~rows.usable.astype(bool)])
     for f in files:
         with within(10):
             try: im = open_picture(f)
             except BadPicture: continue
             assert im.mode == 'RGB' and im.size[0]*im.size[1] > 0
-            if unusable is not None: assert f.relative_to(folder).as_posix() not in unusable, (seed, f)
+            if f.suffix in SUFFIXES: assert f.relative_to(folder).as_posix() not in unusable, (seed, f, [tuple(r) for r in rows.itertuples() if r.file == f.relative_to(folder).as_posix()])
 
 
 # ---- presize store -----------------------------------------------------------------------------------------------
