@@ -13,11 +13,12 @@ __doc__ = """Which learning rate? A test of seconds, which leaves the model as i
     found = find_lr(learn, race=4)                          # for a training of four epochs: slower, and surer
     if found.trusted: learn.fit_one_cycle(4, found.best)    # found.why says what the answer rests on
 """
-import math
+import math, time
 from contextlib import nullcontext
 
 import numpy as np
-from .loops import FastaiLoop, _Bar, _few, _is_learner, target_of
+from .loops import FastaiLoop, _Bar, _is_learner, target_of
+from .race import RaceFinding, _lengths, race_rates
 from .sweep import LRFinding, _check_positive, _GROWTH, _Sweep
 
 # %% ../nbs/workshop/44_finder.ipynb #a88f0079
@@ -55,6 +56,11 @@ def _check_options(start, end, width, peak, **counts):
         if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < least:
             raise ValueError(f'{name}={n!r}: expected a whole number from {least}')
 
+def _check_race(race, share, features):
+    _check_positive(share=share, **({} if race is None else dict(race=race)))
+    if race is not None and features:
+        raise ValueError('features=True and race= do not go together: a race trains what you will train')
+
 # %% ../nbs/workshop/44_finder.ipynb #5baecb8c
 def _enough(repeats, features, rows):
     "How many tests in all: by default as many as fit into 50 updates, 1 to 3, and 3 on features."
@@ -81,6 +87,40 @@ def _finding(sweeps, width, peak, ratios, present, features, trial):
     few = sweeps[0].few if sweeps else ''
     return LRFinding(rows, stopped or 'interrupted', width, peak, ratios, present, features, trial, spread, few)
 
+# %% ../nbs/workshop/44_finder.ipynb #44a0000c
+class _Heats:
+    "The heats of a race, each from the same start; `rows` holds what came of them."
+    def __init__(self, target, wanted, memories, length, share, bar, say):
+        self.target, self.wanted, self.memories, self.length, self.share = target, wanted, memories, length, share
+        self.bar, self.say, self.rows, self.done, self.why = bar, say, [], 0, 'the race was interrupted'
+        self.best, self.ratios, self.present = None, (1.,), (math.nan,)
+
+    def train(self, rate, updates):
+        for memory in self.memories: memory.restore()
+        self.ratios, self.present = self.target.shape(self.wanted)
+        rates = [p if r is None else r*rate for r, p in zip(self.ratios, self.present)]
+        return self.target.heat(rates, updates, self.valid)
+
+    def heat(self, rate, updates):
+        began, told = time.perf_counter(), self.train(rate, updates)
+        self.rows.append((updates, rate, *told))
+        self.done += updates
+        if len(self.rows) == 1: self._cost(time.perf_counter() - began, updates)
+        self.bar.at(self.done/(self.share*self.length*1.2))
+        return told[0]
+
+    def _cost(self, seconds, updates):
+        long, short = _lengths(self.length, self.share)
+        if self.say: print(f'race: about 6 heats of {short} and 4 of {long} batches, for a training of {self.length}; '
+                           f'about {seconds/updates*(6*short + 4*long):.0f} s')
+
+    def run(self):
+        _, present = self.target.shape(self.wanted)
+        self.valid = self.target.valid_batches()
+        before = self.train(1., 0)[0] if self.valid else math.inf
+        start = next(p for r, p in zip(reversed(self.ratios), reversed(present)) if r is not None)
+        self.best, self.why = race_rates(self.heat, start if start > 0 else 1e-3, self.length, self.share, before)
+
 # %% ../nbs/workshop/44_finder.ipynb #bf86f1cf
 def _trial(target):
     "A function of rates and a length, for `verify`: a short training from the present state, without a trace."
@@ -90,6 +130,16 @@ def _trial(target):
             target.shape(None)
             return target.heat(rates, target.updates(length or target.usual))[0]
     return trial
+
+def _raced(target, wanted, length, share, bar):
+    memories = target.remember()
+    with memories[1], memories[0]:
+        heats = _Heats(target, wanted, memories, length, share, bar, bar.bar is not None)
+        try: heats.run()
+        except KeyboardInterrupt: pass
+        finally: bar.close()
+    return RaceFinding(heats.rows, heats.best, heats.why, length, target.metrics, heats.ratios, heats.present,
+                       _trial(target))
 
 def find_lr(
     learner, # fastai Learner, or a PyTorch model
@@ -103,6 +153,9 @@ def find_lr(
     width=.2, # of the smoothing, in decades of the rate
     peak=3., # best rate over that of half descent, for one-cycle; half as much for a constant rate
     lr=None, # rates of the groups: as for `fit`, or for a torch optimizer one for each; only their ratios count
+    race=None, # length of the training that is meant, epochs of a learner or updates of a loop: rates race for it
+    share=.5, # of that training's time, for the race: about
+    valid=None, # with a model: loader of validation batches, by which a race is read
     features=False, # True: head on frozen features, without augmentation: quicker, and approximate
     step=None, # with a model: function of model and batch that gives the loss, in place of `loss`
     before_step=None, # with a model: called before each update, when the gradients are complete: clip them here
@@ -122,6 +175,9 @@ def find_lr(
         found = find_lr(model, opt, nn.functional.cross_entropy, list(zip(x.split(32), y.split(32))))
         found.best, found.interval, found.why       # with a fastai learner: find_lr(learn)
 
+    With `race`, short one-cycle trainings at several rates are compared instead, by the validation loss, and the best
+    rate for the named length is read from how it moves with the length: a `RaceFinding`. `share=2` is surer and slower.
+
     The rate grows tenfold while the model has not moved, then by a third. After each update the model is asked about
     the same few batches, which are not trained on. Put back, bit for bit: parameters, buffers, gradients, modes,
     optimiser, scaler, history, random generators and those of the loader (with `num_workers=0`), in memory: one copy of
@@ -130,13 +186,15 @@ def find_lr(
     a closure, for models on several devices, and where nothing is trained. Source: 02, section 4; Smith (2015)."""
     _check_options(start, end, width, peak, repeats=(1 if repeats is None else repeats, 1), accumulate=(accumulate, 1),
                    steps=(steps, 1), warmup=(warmup, 0))
-    options = dict(step=step, before_step=before_step, accumulate=accumulate, scaler=scaler, context=context)
+    _check_race(race, share, features)
+    options = dict(valid=valid, step=step, before_step=before_step, accumulate=accumulate, scaler=scaler, context=context)
     target = target_of(learner, optimizer, loss, batches, **options)
     if features and not _is_learner(learner):
         raise ValueError('features=True needs a fastai Learner, whose body and head can be told apart; '
                          'for a loop of your own, compute the features and hand over the head')
     bar = _Bar(progress and (not _is_learner(learner) or hasattr(learner, 'progress')))
-    def new_sweep(share): return _Sweep(start*_GROWTH**share, end, steps, warmup)
+    if race is not None: return _raced(target, lr, target.updates(race), share, bar)
+    def new_sweep(part): return _Sweep(start*_GROWTH**part, end, steps, warmup)
     state, data = target.remember()
     sweeps, ratios, present = [], (1.,), (math.nan,)
     with data, state:

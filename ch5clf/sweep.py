@@ -21,7 +21,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
-from torch import nn
 from .restore import Memory
 
 # %% ../nbs/workshop/24_sweep.ipynb #3d29fa06
