@@ -87,7 +87,7 @@ def _word(word):
     "A piece of a form: a star is the rest of a word, an underscore the ending of a stem; gaps may be filled."
     word, shape = _stem(word[:-1]) if word[-1] == '_' else (word, '')
     body = re.sub(rf'([{_H}])(?=[{_H}])', r'\1 ?', re.escape(word.removeprefix('^')).replace(r'\*', '[a-z]{0,12}'))
-    body = re.sub(rf'(?<=[{_H}])\\ (?=[{_H}]|$)', lambda m: _GAP, body)
+    if shape or re.search(f'[{_H}]', word): body = re.sub(rf'(?:^|(?<=[{_H}]))\\ (?=[{_H}]|$)', lambda m: _GAP, body)
     body = re.sub(r'\\ (?=[a-z])', ' ?(?:(?:the|an?|its|their|your) )?', body).replace(r'\ ', ' ?')
     return body + (' ?' if shape and word[-1:] >= '가' else '') + shape
 
