@@ -23,6 +23,8 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pandas as pd
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 from .photos import ABOUT_LABELS, check_photos, usable_images
 from .pictures import SUFFIXES, files_below
 from .places import quiet_imports
@@ -35,7 +37,8 @@ with quiet_imports():
 
 # %% ../nbs/workshop/16_labels.ipynb #d02967a1
 _suffixes = 'jpe?g?|jfif|png|bmp|gif|webp|avif|tiff?|hei[cf]'
-_name = re.compile(rf'^(?P<breed>.*[^\W\d_].*?) *_\d+\.({_suffixes})$', re.IGNORECASE)
+_number = r'(?:_\d+(?: ?\(\d+\))?| ?\(\d+\))' # _12, (1) as Windows counts, or _12 (1) as a browser does
+_name = re.compile(rf'^(?P<breed>.*[^\W\d_].*?) *{_number}\.({_suffixes})$', re.IGNORECASE)
 _apps = '|'.join("""img image dsc[nf]? _dsc sam dji cimg pxl photo picture pic mvimg gopr scan screenshot kakaotalk
     whatsapp signal snapchat instagram telegram facebook received mmexport burst pano vid video mov untitled download
     frame file new copy 스크린샷 사진 이미지 캡처 캡쳐 화면 다운로드 카카오톡 복사본 무제""".split())
@@ -340,9 +343,11 @@ class Folder:
         if left := [t for t in self.troubles if t.problem not in but]: raise ValueError(_words(self, left))
         return self
 
-    def splitter(self, seed=42, valid_pct=None, group=None):
-        "fastai splitter: from files to the indices of training and validation pictures."
-        return _splitter(self, seed, valid_pct, group)
+    def splitter(self, seed=42, valid_pct=None, group=None, twins=None):
+        """fastai splitter: from files to the indices of training and validation pictures.
+
+        `twins` maps pictures to a number that nearly equal ones share; they stay on one side of a random split."""
+        return _splitter(self, seed, valid_pct, group, twins or {})
 
 # %% ../nbs/workshop/16_labels.ipynb #ba15e7ac
 def _words(folder, troubles):
@@ -572,8 +577,17 @@ def _groups(folder, files, group):
     cells = [rows[group][folder.row_of[f]] if f in folder.row_of else '' for f in files]
     return [cell or ('', i) for i, cell in enumerate(cells)]
 
+def _with_twins(groups, files, twins):
+    "Groups of which those are one that twins connect: numbers from 0."
+    known = {}
+    def number(what): return known.setdefault(what, len(known))
+    pairs = [(number(('group', g)), number(('twins', twins.get(f, ('', i))))) for i, (f, g) in enumerate(zip(files, groups))]
+    ends = np.array(pairs, int).reshape(-1, 2).T
+    whole = connected_components(coo_array(([1]*len(pairs), ends), shape=[len(known)]*2), False)[1]
+    return whole[ends[0]].tolist()
+
 # %% ../nbs/workshop/16_labels.ipynb #45437d9a
-def _splitter(folder, seed, valid_pct, group):
+def _splitter(folder, seed, valid_pct, group, twins):
     "See `Folder.splitter`."
     if valid_pct is not None and (folder.declared or not 0 < valid_pct < 1):
         why = 'the set itself declares who is held back' if folder.declared else 'a share between 0 and 1 is expected'
@@ -591,7 +605,7 @@ def _splitter(folder, seed, valid_pct, group):
         if folder.declared: valid = {k for k in range(len(use)) if sides[ids[use[k]]] == 'valid'}
         else:
             keys, labels = [_below(folder.path, f) for f in files], [folder.labels[f] or '' for f in files]
-            valid = {*_draw(keys, labels, groups, valid_pct or .2, seed)}
+            valid = {*_draw(keys, labels, _with_twins(groups, files, twins), valid_pct or .2, seed)}
         both = {groups[k] for k in valid} & {groups[k] for k in range(len(use)) if k not in valid}
         if both:
             raise ValueError(f'{folder.path}: the declared split has the group {min(map(str, both))} on both sides; '

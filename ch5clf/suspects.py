@@ -18,7 +18,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 from torch.nn.functional import cross_entropy, normalize
-from .features import frozen_features
+from .features import check_pictures, frozen_features
 from .places import quiet_imports
 
 # %% ../nbs/workshop/23_suspects.ipynb #090d9398
@@ -141,7 +141,8 @@ def suspicious_labels(
     folds; what the learner's own head knows by heart cannot hide a wrong label then. A body that has itself trained on
     these labels for long can: take a pretrained one. A picture that is alone in its class ranks high.
     Leaves the learner, its mode and the random states as they were. `ValueError` where there is not one label a picture,
-    and where the model has no body to take features from. Source: 00, section 6."""
+    where the model has no body to take features from, and for a learner without data (`load_learner`). Source: 00, section 6."""
+    check_pictures(learn)
     modes = [(m, m.training) for m in learn.model.modules()]
     parts, names, vocab = [0, 1] if ds_idx is None else [ds_idx], {0: 'train', 1: 'valid'}, list(learn.dls.vocab)
     try:
