@@ -87,11 +87,12 @@ def _word(word):
     "A piece of a form: a star is the rest of a word, an underscore the ending of a stem; gaps may be filled."
     word, shape = _stem(word[:-1]) if word[-1] == '_' else (word, '')
     body = re.sub(rf'([{_H}])(?=[{_H}])', r'\1 ?', re.escape(word.removeprefix('^')).replace(r'\*', '[a-z]{0,12}'))
-    body = re.sub(rf'(?<=[{_H}])\\ (?=[{_H}]|$)', lambda m: _GAP, body)
+    if shape or re.search(f'[{_H}]', word): body = re.sub(rf'(?:^|(?<=[{_H}]))\\ (?=[{_H}]|$)', lambda m: _GAP, body)
     body = re.sub(r'\\ (?=[a-z])', ' ?(?:(?:the|an?|its|their|your) )?', body).replace(r'\ ', ' ?')
     return body + (' ?' if shape and word[-1:] >= '가' else '') + shape
 
-_LETTER_A = '(?<![a-z0-9])a(?:(?![a-z0-9])(?! [a-z])|(?= (?:is|goes|for|to|in|at|and|as|belongs|gets|will|on|used)(?![a-z])))'
+_LETTER_A = unwrap(r"""
+    (?<![a-z0-9])a(?:(?![a-z0-9])(?! [a-z])|(?= (?:is|goes|for|to|in|at|and|as|belongs|gets|will|on|used)(?![a-z])))""")
 
 def _form(form):
     "One form as a pattern; <one/or/another> within it."
@@ -133,15 +134,18 @@ _SENTENCE = re.compile(rf'[;\n!]+|(?<!\?)\?(?!\?)(?=\s|$)|(?<!\b[1-9])\.(?=\s|$)
 _CLAUSE = re.compile(unwrap(rf"""
     ,(?!\d)|:(?=\s)|->|=>|\s[-+]\s|\((?=[^)]{{12}})|(?<=[^(]{{9}})\)|(?<![a-z])(?:but|while|whereas|then|because|since|
     although|though|so that|so|and|which|as|when|whenever|if|since)(?![a-z])|
-    (?= (?:instead of|rather than|unlike)(?![a-z]))|(?<=[{_H}])(?:고|며|면서|지만|는데|은데|인데|니까|(?<=[으이])니|므로|때문에|(?<![에로])서|
-    거든요|거나|든지|려면|으면|이면|(?<![더합])하면|라|는 경우에?|을 때는?|일 때는?|할 때는?)(?=[\s,]|$)|아니라|말고|대신(?:에)?(?![{_H}])|(?<=않)고|
+    (?= (?:instead of|rather than|unlike)(?![a-z]))|(?<=[{_H}])(?:고|며|면서|지만|는데|은데|인데|니까|
+    (?<=[으이])니|므로|때문에|(?<![에로])서|거든요|거나|든지|려면|으면|이면|(?<![더합])하면|라|는 경우에?|을 때는?|일 때는?|할 때는?)(?=[\s,]|$)|
+    아니라|말고|대신(?:에)?(?![{_H}])|[것기]보다는?|(?<=않)고|
     (?<![{_H}])(?:그리고|하지만|반면|그러나|그래서|그다음|다음|이후|혹은|또는|아니면)"""))
-_PART = re.compile(rf'(?<![a-z])or(?![a-z])| / | \+ | - |이거나|(?<=[{_H}])(?:나|거나|든지|이랑|랑)(?=[ ,])|(?<=[곳점값법식것])과 |(?<=형태)와|또는|혹은')
+_PART = re.compile(rf'(?<![a-z])or(?![a-z])| / | \+ | - |이거나|(?<=[{_H}])(?:나|거나|든지|이랑|랑)(?=[ ,])|'
+                   r'(?<=[곳점값법식것])과 |(?<=형태)와|또는|혹은')
 _NOT = re.compile(unwrap(rf'''
     (?<![a-z])(?:not(?! only| just the| merely)|never|no(?! matter|t)|none|nor|neither|without|cannot|hardly|instead of|
     rather than|nothing|avoid[a-z]*|prevent[a-z]*|unlike|w/o|nobody|
     (?:do|does|is|are|wo|ca|did|would|should|has|have|was|could|need)n't)(?![a-z])|
-    않|(?<![{_H}])안(?![에의쪽])(?=\s?[{_H}])|아니(?!면|요[, .]|요$|오[, ])|아닌|아님|아닙|(?<!잘)못|없(?!어지)|말고|말아|마세요|대신|방지|피하|막(?!판|바지)|(?<![(a-z])x(?=\s*[+,)]|$)'''))
+    않|(?<![{_H}])안(?![에의쪽])(?=\s?[{_H}])|아니(?!면|요[, .]|요$|오[, ])|아닌|아님|아닙|(?<!잘)못|없(?!어지)|
+    말고|말아|마세요|[것기]보다|대신|방지|피하|막(?!판|바지)|(?<![(a-z])x(?=\s*[+,)]|$)'''))
 _NO_DENIAL = re.compile(r'밖에[^,.]{0,8}?(?:못|없|안)|뿐(?:만)?\s?(?:이\s?)?아니|만\s?아니|상관\s?없|틀림\s?없|수밖에')
 _OPENS = dict(STARTNO=re.compile(r'^(?:no|nope|nah)(?![a-z])|^아니(?:요|오|에요|다|[,. ])|^아뇨|^ㄴㄴ'),
               STARTYES=re.compile(r'^(?:yes|yeah|yep)(?![a-z])|^(?:네|예|응)(?=[,. ])'))
@@ -168,7 +172,8 @@ class Parsed:
         if name == 'NOT': return self.nots
         if name not in self._found:
             at = [_OPENS[name].match(self.text)] if name in _OPENS else pattern(name).finditer(self.text)
-            longer = [m.span() for m in pattern(other).finditer(self.text)] if (other := concepts()[1].get(name)) else ()
+            other = concepts()[1].get(name) # '동결 해제' is no '동결'
+            longer = [m.span() for m in pattern(other).finditer(self.text)] if other else ()
             within = lambda m: any(a <= m.start() and m.end() <= b and b - a > m.end() - m.start() for a, b in longer)
             self._found[name] = [m.span() for m in at if m and not within(m)]
         return self._found[name]
@@ -259,7 +264,7 @@ def _neighbours(text, items, names, respectively):
     "Pairs of (subject, value), in turn; where they do not take turns, within one clause only."
     row = ''.join('S' if names[o[2]] else 'V' for o in items)
     if row in ('SSVV', 'VVSS') and respectively: pairs = [(items[0], items[2]), (items[1], items[3])]
-    elif re.fullmatch('(?:SV)+S?|(?:VS)+V?', row): pairs = list(zip(items[::2], items[1::2]))
+    elif re.fullmatch('(?:SV)+S?|(?:VS)+', row): pairs = list(zip(items[::2], items[1::2]))
     else: pairs = [(x, y) for x, y in zip(items, items[1:])
                    if names[x[2]] != names[y[2]] and text.home(x[0]) == text.home(y[0])]
     return [(x, y) if names[x[2]] else (y, x) for x, y in pairs]
@@ -336,7 +341,8 @@ def read(
         firm = [k for k in said if not said[k][1]]
         keys = list(said)
         if len(slot.names) < len(keys): keys = firm if len(slot.names) > 1 or len(firm) == 1 else []
-        doubt |= denied or any(any(True for _ in c.matches(parsed)) for c in slot.doubts) or len(said) > len(slot.names) or any(said[k][1] for k in keys)
+        doubt |= denied or len(said) > len(slot.names) or any(said[k][1] for k in keys)
+        doubt |= any(True for cue in slot.doubts for _ in cue.matches(parsed))
         for name, key in zip(slot.names, keys):
             found[name], quotes[name] = key, norm[slice(*parsed.home(said[key][0]))].strip(' ,.')
     stray = [n for n in parsed.nots if not any(a <= n[0] < b for a, b in [*used, *parsed.eaten])]
@@ -381,9 +387,10 @@ _JUMBLE = re.compile(unwrap(rf'''
     (?<=\s)(?:에서|의)(?=\s|$)|(?<![{_H}])(?:더|같은|몇)$'''))
 _QUESTION = re.compile(r'(?<![a-z])(?:why|what|how|which)(?![a-z])|왜|무엇|어떻게|어떤|무슨|뭐')
 _GLUE = re.compile(unwrap(rf'''
-    (?<![a-z])(?:is|are|was|be|do|does|has|have|can|will|should|would|you|we|it|they|i|for|on|in|[a-z]{{3,20}}s|[a-z]{{2,20}}ed|
-    by|so|if|when|to|not|no|because|use|then|with|without|one|per|first|or|and|at|than|where|[a-z]{{3,20}}ing)(?![a-z])|n't|[=+/:*>()?]|
-    (?:다|요|음|함|됨|임|고|며|면|서|니까|해|는|은|을|를|이|가|로|에|게|기|때|시|지|차이|위해|발생|저하|가능|필요|증가|감소)(?=[\s,.;~!)]|$)'''))
+    (?<![a-z])(?:is|are|was|be|do|does|has|have|can|will|should|would|you|we|it|they|i|for|on|in|[a-z]{{3,20}}s|
+    [a-z]{{2,20}}ed|[a-z]{{3,20}}ing|by|so|if|when|to|not|no|because|use|then|with|without|one|per|first|or|and|at|
+    than|where)(?![a-z])|n't|[=+/:*>()?]|(?:다|요|음|함|됨|임|고|며|면|서|니까|해|는|은|을|를|이|가|로|에|게|기|때|시|지|차이|위해|
+    발생|저하|가능|필요|증가|감소)(?=[\s,.;~!)]|$)'''))
 
 _COMPARES = re.compile(r'\b(?:more|less|fewer|other|rather|better|worse|different|[a-z]{2,20}er)\b')
 
@@ -401,9 +408,9 @@ def unread(
     "Why a text cannot be read at all."
     letters = [c for c in norm if c.isalpha()]
     ours = sum(c.isascii() or '가' <= c <= '힣' or 'ㄱ' <= c <= 'ㅣ' or 'α' <= c <= 'ω' for c in letters)
-    foreign = len(_words('foreign', 'en').findall(norm))
-    if ours < .9*len(letters) or foreign >= 3 and foreign > len(_words('english', 'en').findall(norm)): return 'language'
+    foreign, english = (len(_words(o, 'en').findall(norm)) for o in ('foreign', 'english'))
+    if ours < .9*len(letters) or foreign >= 3 and foreign > english: return 'language'
     words, parts = norm.split(), [p for p in re.split(r'[,\n;]', norm) if p.strip()]
     asks = norm.endswith('?') and not norm.endswith('??') and _QUESTION.search(norm) # the question, put back
-    heap = asks or len(parts) > 3 and len(words) <= 1.4*len(parts) and '(' not in norm or any(len(w) > 60 for w in words)
-    return 'list' if heap or _jumbled(norm) else ''
+    heap = len(parts) > 3 and len(words) <= 1.4*len(parts) and '(' not in norm
+    return 'list' if asks or heap or any(len(w) > 60 for w in words) or _jumbled(norm) else ''
