@@ -15,10 +15,11 @@ __doc__ = """The command `ch5clf`.
     ch5clf quiz q10                         # answer questions in the terminal
     ch5clf sample pets                      # a folder of drawn pictures to try all this on
 """
-import argparse, os, shlex, signal, subprocess, sys, unicodedata
+import argparse, json, os, shlex, signal, subprocess, sys, unicodedata
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from .edition import UserError, copy_course, course_folder, course_source
+from .places import share_cores
 _all_ = ['UserError', 'copy_course', 'course_source']
 
 # %% ../nbs/workshop/45_cli.ipynb #1bca2f07
@@ -38,13 +39,17 @@ def jupyter_command(
 def jupyter_env(
     folder, # the learner's copy
 ) -> dict: # environment for `subprocess`
-    "The environment for `jupyter_command`: settings of this course alone, which ask for no news from the network."
+    """The environment for `jupyter_command`: settings of this course alone.
+
+    Nobody is asked for news from the network, nor, on a slow machine, whether to clear the workspace after 12 seconds
+    of loading. Threads leave the cores to other programs, see `places.share_cores`."""
     settings = Path(folder)/'.jupyter'
     (settings/'labconfig').mkdir(parents=True, exist_ok=True)
-    quiet = '{"disabledExtensions": {"@jupyterlab/apputils-extension:announcements": true}}\n'
+    asking = {f'@jupyterlab/apputils-extension:{name}': True for name in ('announcements', 'splash')}
+    quiet = json.dumps(dict(disabledExtensions=asking)) + '\n'
     (settings/'labconfig'/'page_config.json').write_text(quiet, encoding='utf-8')
     paths = [str(settings), os.environ.get('JUPYTER_CONFIG_PATH')]
-    return {**os.environ, 'JUPYTER_CONFIG_PATH': os.pathsep.join(filter(None, paths))}
+    return share_cores({**os.environ, 'JUPYTER_CONFIG_PATH': os.pathsep.join(filter(None, paths))})
 
 def _serve(command, env):
     server = subprocess.Popen(command, env=env)
@@ -325,6 +330,7 @@ def main(
 ) -> int: # 0; 2 after a user's mistake, as argparse has it; 1 where output cannot be written; 130 after Ctrl-C
     "Entry point of the command `ch5clf`. No traceback for a user's mistake, and none for a reader who left."
     _mend_streams()
+    share_cores() # before a command imports torch
     try: return _exit_code(argv)
     finally:
         try: sys.stderr.flush()
