@@ -34,10 +34,22 @@ def trained(t, rate, seed):
 
 
 # ---- the finders: each gives a dict of rule -> rate (None: refused) ----------------------------------------------
-def ours(t, seed, **kwargs):
+def groups_of(t): return shaped(t, 1e-3) if t.spread != 1 else None
+
+
+def ours(t, seed):
     from ch5clf.lr_finder import find_lr
-    f = find_lr(learner(t, seed), progress=False, **kwargs)
-    return dict(best=f.best, **(f.suggest._asdict() if f.suggest else {}))
+    f = find_lr(learner(t, seed), lr=groups_of(t), progress=False)
+    low, high = f.interval or (None, None)
+    answer = dict(rate=f.best, low=low, high=high, updates=len(f.lrs), spread=f.spread, why=f.why)
+    return dict(best=answer, **(f.suggest._asdict() if f.suggest else {}))
+
+
+def race(t, seed, share=.5):
+    from ch5clf.lr_finder import find_lr
+    f = find_lr(learner(t, seed), lr=groups_of(t), race=t.epochs, share=share, progress=False)
+    heats = [[int(h.updates), float(h.rate), float(h.loss)] for h in f.heats.itertuples()]
+    return dict(race=dict(rate=f.best, updates=int(f.heats.updates.sum()), length=f.length, heats=heats, why=f.why))
 
 
 def fastai_rules(t, seed):
@@ -48,18 +60,22 @@ def fastai_rules(t, seed):
 
 
 def plain_loop(t, seed):
-    "The same model, optimiser and batches without fastai."
+    "The same model, optimiser and batches without fastai, for finders that take one rate for all (None: cannot)."
+    if t.spread != 1 or t.held or t.clip: return None
     learn = learner(t, seed)
     params = learn.model.parameters()
-    opt = torch.optim.SGD(params, lr=1e-3, momentum=.9) if t.opt == 'SGD' else torch.optim.AdamW(params, lr=1e-3, betas=(.9, .99), eps=1e-5, weight_decay=.01) if t.opt == 'Adam' else torch.optim.AdamW(params, lr=1e-3)
+    opt = {'SGD': partial(torch.optim.SGD, momentum=.9), 'plain SGD': torch.optim.SGD, 'AdamW': torch.optim.AdamW,
+           'RMSprop': torch.optim.RMSprop,
+           'Adam': partial(torch.optim.AdamW, betas=(.9, .99), eps=1e-5, weight_decay=.01)}[t.opt](params, lr=1e-3)
     loader = torch.utils.data.DataLoader(Rows(*t.data[:2]), batch_size=t.bs, shuffle=True, drop_last=True)
-    return learn.model, opt, loss_of(t), loader
+    return learn.model, opt, t.loss, loader
 
 
 def torch_lr_finder(t, seed):
     from torch_lr_finder import LRFinder
     import matplotlib.pyplot as plt
-    model, opt, loss, loader = plain_loop(t, seed)
+    if (loop := plain_loop(t, seed)) is None: return dict(steepest=None)
+    model, opt, loss, loader = loop
     for group in opt.param_groups: group['lr'] = 1e-7
     finder = LRFinder(model, opt, loss, device='cpu')
     finder.range_test(loader, end_lr=10, num_iter=100)
@@ -71,7 +87,8 @@ def torch_lr_finder(t, seed):
 
 def lightning_rule(t, seed):
     "100 steps from 1e-8 to 1, losses averaged as they come (0.98), stopped at four times the best; of the points without the first ten and the last, the most negative gradient."
-    model, opt, loss, loader = plain_loop(t, seed)
+    if (loop := plain_loop(t, seed)) is None: return dict(by_rate=None, by_index=None)
+    model, opt, loss, loader = loop
     model.train()
     rates, smooth, average, best = [], [], 0., math.inf
     batches = (b for _ in range(10**6) for b in loader)
@@ -91,7 +108,8 @@ def lightning_rule(t, seed):
     return dict(by_rate=float(x[np.gradient(y, x).argmin()]), by_index=float(x[np.gradient(y).argmin()]))
 
 
-FINDERS = {'ours': ours, 'ours, 3 repeats': partial(ours, repeats=3), 'fastai': fastai_rules, 'torch-lr-finder': torch_lr_finder, 'Lightning': lightning_rule}
+FINDERS = {'ours': ours, 'race': race, 'race, whole': partial(race, share=1.), 'fastai': fastai_rules,
+           'torch-lr-finder': torch_lr_finder, 'Lightning': lightning_rule}
 DEFAULTS = {'ours': 'best'}
 
 
@@ -161,7 +179,9 @@ def finders(t):
             key = dict(task=t.name, finder=finder, seed=seed)
             def rows():
                 found, cost = measured(lambda: f(t, seed))
-                return [dict(**key, rule=rule, **told, **cost) for rule, told in found.items()]
+                told = {rule: x if isinstance(x, dict) else dict(rate=None if x is None else float(x))
+                        for rule, x in found.items()}
+                return [dict(**key, rule=rule, **x, **cost) for rule, x in told.items()]
             yield 'finders', key, rows
 
 

@@ -51,7 +51,7 @@ _MOST = .75 # decades: the drift is never taken for more
 
 def _lengths(length, share):
     "Updates of the long and of the short heats: three or four long and about six short ones take `share` of a training."
-    long = max(2, min(length, max(4, round(length*share/4))))
+    long = max(2, min(length, max(4, round(length*share/5))))
     return long, max(2, round(long/_SHORTER))
 
 def _drift(first, second, short, long, length):

@@ -141,8 +141,8 @@ def _read(x, s, level):
 
 # %% ../nbs/workshop/24_sweep.ipynb #b6880fa9
 _DRAWS = 300 # curves that are read for the interval
-_OTHERS = .12 # spread of the answers of other seeds and orders, a standard deviation in decades
-_SHARE = .2 # of what single items differ by: the least fall that is read
+_OTHERS = .15 # spread of the answers of other seeds and orders, a standard deviation in decades
+_SHARE = .15 # of what single items differ by: the least fall that is read
 
 class _Reading:
     "The steps from a record to an answer: `best`, `interval`, `suggest`, and `why` there is none."
