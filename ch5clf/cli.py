@@ -16,7 +16,7 @@ __doc__ = """The command `ch5clf`.
     ch5clf sample pets                      # a folder of drawn pictures to try all this on
 """
 import argparse, os, shlex, signal, subprocess, sys, unicodedata
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from .edition import UserError, copy_course, course_folder, course_source
 _all_ = ['UserError', 'copy_course', 'course_source']
@@ -52,7 +52,7 @@ def _serve(command, env):
         try: return server.wait()
         except KeyboardInterrupt: pass  # JupyterLab got it too, asks, and shuts down in order
 
-# %% ../nbs/workshop/45_cli.ipynb #3cead8b7
+# %% ../nbs/workshop/45_cli.ipynb #9b93976a
 @contextmanager
 def _in_a_line():
     "What the rooms refuse, as a user's mistake."
@@ -61,7 +61,7 @@ def _in_a_line():
         words = (getattr(e, 'strerror', None) or str(e)) if len(e.args) < 3 else f'{e.filename}: {e.strerror}'
         raise UserError(' '.join(words.split())) from None
 
-# %% ../nbs/workshop/45_cli.ipynb #6486c937
+# %% ../nbs/workshop/45_cli.ipynb #3e4357d3
 def _wide(text): return sum(1 + (unicodedata.east_asian_width(c) in 'WF') for c in text if not unicodedata.combining(c))
 
 def _table(rows, head):
@@ -83,7 +83,7 @@ def _as_json(records):
     if hasattr(sys.stdout, 'reconfigure'): sys.stdout.reconfigure(encoding='utf-8', errors='replace')
     print(json.dumps(records, ensure_ascii=False, indent=1).encode('utf-8', 'replace').decode())
 
-# %% ../nbs/workshop/45_cli.ipynb #a7ada750
+# %% ../nbs/workshop/45_cli.ipynb #ac01fc49
 def _course(args):
     folder = course_folder(args.folder)
     done = copy_course(folder, workshop=args.all)
@@ -109,8 +109,9 @@ def _sample(args):
     print(f'{12*args.per_breed} pictures of 12 breeds in {path}')
     print(f'try them: ch5clf train {shlex.quote(str(path))}')
 
-# %% ../nbs/workshop/45_cli.ipynb #2babb649
+# %% ../nbs/workshop/45_cli.ipynb #de3949bd
 _CONTRADICTIONS = 'two labels', 'leak' # usable, and wrong all the same
+_FEW = 3 # rows of one kind that are worth a look are shown
 
 def _check(args):
     if not args.folder.strip(): raise UserError('the folder of the photos needs a name')
@@ -125,16 +126,22 @@ def _check(args):
 
 def _show_check(folder, table, read_folder):
     if len(table):
-        rows = [('!' if r.mend else '', r.file, r.problem, f'{r.detail}; {r.remedy}') for r in table.itertuples()]
-        print(_table(rows, ('', 'file', 'problem', 'what, and what to do')), end='\n\n')
-    try: print(read_folder(folder).said)
+        few = table[table.mend | (table.groupby(['problem', 'mend']).cumcount() < _FEW)]
+        rows = [('!' if r.mend else '', r.file, r.problem, f'{r.detail}; {r.remedy}') for r in few.itertuples()]
+        print(_table(rows, ('', 'file', 'problem', 'what, and what to do')))
+        for problem, n in table[~table.index.isin(few.index)].problem.value_counts().items():
+            print(f'   and {n} more {problem}; --csv has them all')
+        print()
+    try:
+        with redirect_stdout(None): said = read_folder(folder).said # what is left out stands in the table
+        print(said)
     except ValueError as e: print(f'Nothing can be trained as it stands. {e}')
-    mend, files = int(table.mend.sum()), table.file.nunique()
-    print(f'{mend} {"row" if mend == 1 else "rows"} to mend (!), {len(table) - mend} worth a look, about {files} files'
-          if len(table) else 'Nothing is wrong.')
+    mend = int(table.mend.sum())
+    print(f'{mend} {"row" if mend == 1 else "rows"} to mend (!), {len(table) - mend} worth a look, in '
+          f'{table.file.nunique()} files' if len(table) else 'Nothing is wrong.')
 
-# %% ../nbs/workshop/45_cli.ipynb #6a9fbcac
-_SETTINGS = 'epochs', 'size', 'bs', 'seed', 'arch', 'sure'
+# %% ../nbs/workshop/45_cli.ipynb #02740a86
+_SETTINGS = 'epochs', 'size', 'bs', 'seed', 'arch', 'sure', 'keep'
 
 def _go_on(args):
     "The command that goes on with a training that was stopped."
@@ -171,7 +178,7 @@ def _show_trained(t, args):
     if not args.no_report: print(f'report: {t.out.report}')
     print(f'now: ch5clf predict {shlex.quote(str(t.out.model))} photo.jpg')
 
-# %% ../nbs/workshop/45_cli.ipynb #f68645c0
+# %% ../nbs/workshop/45_cli.ipynb #417e930a
 _COLUMNS = 'file', 'label', 'likely', 'probability', 'error'
 
 def _predict(args):
@@ -241,6 +248,7 @@ def _add_train(commands):
     add('--seed', type=int, metavar='N', help='of split, order and augmentation (default: 42)')
     add('--arch', choices=('lite0', 'lite1', 'lite2'), help='body (default: lite0)')
     add('--sure', type=float, metavar='SHARE', help='share of right answers that "not sure" is set by (default: 0.95)')
+    add('--keep', choices=('better', 'last'), help='save the better of probe and last epoch on held-back photos (default), or the last')
     add('--device', help='cpu, cuda or mps (default: what there is)')
     add('--resume', action='store_true', help='go on where this training was stopped')
     add('--force', action='store_true', help='begin anew, and replace files of this name')
@@ -322,5 +330,5 @@ def main(
         try: sys.stderr.flush()
         except OSError: _give_up(sys.stderr)
 
-# %% ../nbs/workshop/45_cli.ipynb #4564c6ad
+# %% ../nbs/workshop/45_cli.ipynb #d4ccd45a
 if __name__ == '__main__' and globals().get('__spec__'): raise SystemExit(main()) # in a notebook there is no spec

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 from .fonts import drawable
-from .labels import labeller_for, read_folder, splitter_for
+from .labels import find_pictures, labeller_for, read_folder, splitter_for
 from .photos import problem_of, usable_images
 from .pictures import presized, quietly
 from .places import cache_folder, quiet_imports
@@ -123,6 +123,12 @@ def _without_unreadable(files, problems):
     print(f'{len(problems)} of {len(files)} pictures {"is" if len(problems) == 1 else "are"} left out:', *reasons, sep='\n  ')
     return files.filter(lambda f: str(f) not in problems)
 
+def _without(path, files, leave_out):
+    "The pictures but for those that somebody dropped. `ValueError` for a name that means none, or several."
+    if not leave_out: return files
+    out = {*find_pictures(path, files, [leave_out] if isinstance(leave_out, (str, Path)) else leave_out)}
+    return files.filter(lambda f: f not in out)
+
 def _check_parts(folder, files, parts, grouped, twins):
     "Can this split be learnt from? Each class that is held back must be among the training pictures."
     train, valid = ({folder.labels[files[i]] for i in part} for part in parts)
@@ -210,6 +216,7 @@ def pet_dls(
     labels=None, # corrections: dict or Series from a picture's path below `path` (or its name, if no other has it) to
                  # its label; a DataFrame, a table's file name, or a function of that path; False: pass tables over
     new_classes=False, # may `labels` name a class that no picture had?
+    leave_out=(), # pictures that are not used: their paths below `path`, or names that no other has
     group=None, # what stays on one side of the split: a column of the table, or a function of the path below `path`
     valid_pct=None, # share of each class that is held back, .2 by default; only where the set declares no split
     twins=True, # keep nearly equal pictures on one side of a random split? False: nobody looks for them
@@ -234,7 +241,7 @@ def pet_dls(
     if presize < size:
         raise ValueError(f'presize={presize}, size={size}: presize must be at least size, or pictures are enlarged; '
                          f'take presize={round(size*1.25)}')
-    files = usable_images(path, decode=not cached)
+    files = _without(path, usable_images(path, decode=not cached), leave_out)
     if not files:
         raise ValueError(f'{path}: no pictures in this folder; '
                          'expected Breed_name_12.jpg files, or a folder for each class')

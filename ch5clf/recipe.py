@@ -95,7 +95,8 @@ def linear_probe(
     body, n_out = body_of(learn.model), _check_classes(learn)
     device = next(learn.model.parameters()).device
     with torch.random.fork_rng(devices=[]): # a learner that goes on has drawn nothing
-        until_here = SimpleNamespace(model=nn.Sequential(body, linear_head(1, n_out).to(device))) # cut before the layer
+        before = nn.Sequential(body, linear_head(1, n_out).to(device)) # cut before its layer with parameters
+        until_here = SimpleNamespace(model=before, dls=learn.dls)
         dl, plain = _training_pictures(learn)
         with plain: x, y, _ = features(until_here, dl)
         head = linear_head(x.shape[1], n_out).to(device)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['learning_curves', 'reliability_groups', 'reliability', 'confusion_counts', 'report_html', 'write_report']
 
-# %% ../nbs/workshop/44_report.ipynb #9ecacce0
+# %% ../nbs/workshop/44_report.ipynb #38fe5937
 __doc__ = """The report of a training, as one HTML file.
 
     from ch5clf.report import report_html, write_report
@@ -24,7 +24,7 @@ from .lesson import interval
 from .pictures import BadPicture, presized, printable
 from .places import versions, write_atomic
 
-# %% ../nbs/workshop/44_report.ipynb #660316f2
+# %% ../nbs/workshop/44_report.ipynb #b667a80e
 _W, _H, _L, _B, _T, _R = 560, 270, 52, 40, 26, 22 # width, height, room at the left, below, on top, at the right
 
 def _round_up(x):
@@ -55,7 +55,7 @@ def _scale(x_from, x_to, y_to):
         return _L + across*(_W - _R - _L), _H - _B - y/y_to*(_H - _B - _T)
     return at
 
-# %% ../nbs/workshop/44_report.ipynb #5f3b3e0e
+# %% ../nbs/workshop/44_report.ipynb #d15e9f89
 def _curve(points, at, how):
     places = [at(*p) for p in points]
     path = ' '.join(f'{x:.1f},{y:.1f}' for x, y in places)
@@ -77,7 +77,7 @@ def learning_curves(
         parts += _curve([(h['stage'], h[key]) for h in history], at, how)
     return _svg(parts, 'Learning curves: loss by epoch')
 
-# %% ../nbs/workshop/44_report.ipynb #5a89c58e
+# %% ../nbs/workshop/44_report.ipynb #dad059a0
 def reliability_groups(
     confidence, # (n,) probabilities of the answers
     right, # (n,) was each right?
@@ -105,7 +105,7 @@ def reliability(
                   f'<circle class="held" cx="{x:.1f}" cy="{y:.1f}" r="4"/>']
     return _svg(parts, 'Reliability: share of right answers by confidence')
 
-# %% ../nbs/workshop/44_report.ipynb #75a969c2
+# %% ../nbs/workshop/44_report.ipynb #ae2fff5b
 _MANY = 30 # classes; a larger table can no longer be read
 
 def confusion_counts(
@@ -140,7 +140,7 @@ def _confusion(counts, names):
     table = _confusion_table(counts, names) if len(names) <= _MANY else ''
     return f'{table}<p>The most frequent:</p><ul class="pairs">{told}</ul>'
 
-# %% ../nbs/workshop/44_report.ipynb #c4167f20
+# %% ../nbs/workshop/44_report.ipynb #3af2697e
 _THUMB = 128 # pixels of the short side
 
 def _thumbnail(file):
@@ -170,7 +170,7 @@ def _picture(trained, i, p, y, answer):
     return (f'<figure>{seen}<figcaption><b>{escape(names[answer])}</b> {p[answer]:.0%}<br>'
             f'label: {escape(names[y])} {p[y]:.0%}<br><small>{name}</small></figcaption></figure>')
 
-# %% ../nbs/workshop/44_report.ipynb #ecc19e9b
+# %% ../nbs/workshop/44_report.ipynb #75e9d560
 def _error_words(t):
     n, (low, high) = len(t.targets), t.interval
     rare = min(held for _, held in t.counts)
@@ -181,8 +181,10 @@ def _error_words(t):
              f'Each class counted alike, {t.balanced_error:.1%} are wrong (balanced error).']
     if rare < 10:
         words.append(f'The rarest class has {rare} held back: too few to judge it by itself.')
-    words.append('The held-back pictures were not trained on. They chose no epoch and no setting; '
-                 'temperature and the line of "not sure" were set on them.')
+    chose = 'They chose between the linear probe and the last epoch' if len(t.history) > 1 and t.settings.keep == 'better' \
+        else 'They chose no epoch and no setting'
+    words.append(f'The held-back pictures were not trained on. {chose}; temperature and the line of "not sure" were set on '
+                 'them. Only pictures that were never looked at before can tell the error without any flattery.')
     return ''.join(f'<p>{w}</p>' for w in words)
 
 def _temperature_words(t):
@@ -222,7 +224,7 @@ def _predicting(t):
     lines, code = (f'<pre>{escape(chr(10).join(o))}</pre>' for o in (lines, code))
     return (f'{lines}<p>In Python, without fastai:</p>{code}<p>The file holds numbers and a description; loading it executes nothing.</p>')
 
-# %% ../nbs/workshop/44_report.ipynb #6686fa1c
+# %% ../nbs/workshop/44_report.ipynb #b01b1d3b
 _STYLE = """
 :root{ color-scheme:light dark; --ink:#1c1c1a; --soft:#63625d; --line:#d9d7cf; --page:#fdfdfb; --card:#f3f2ed;
 --held:#b4470f; --train:#2a6a8c; --good:#2a6a8c}
@@ -280,6 +282,11 @@ def _stages(history):
         rows += f'<tr><th scope="row">{h["stage"] or "probe"}</th>{"".join(f"<td>{c}</td>" for c in cells)}</tr>'
     return _grid(['epoch', 'loss', 'held back: loss', 'wrong', 'seconds'], rows)
 
+def _kept(t):
+    if t.kept or len(t.history) == 1: return ''
+    return ('<p>Saved is the linear probe: after the epochs, the loss of the held-back pictures was not lower. '
+            'All numbers of this page are its own.</p>')
+
 _KEY = ('<p class="key soft"><span class="t"></span>trained on (of the epochs: augmented)'
         '<span class="h"></span>held back</p>')
 _LOOK = ('<p class="soft">Held back and named wrongly, the most costly first: a wrong label, a hard picture, or '
@@ -291,7 +298,7 @@ def _sections(t):
     p, answers = t.probabilities.max(1)
     yield 'How wrong it is', _error_words(t)
     yield 'What was read', _reading(t)
-    yield 'What was learnt', f'{learning_curves(t.history)}{_KEY}{_stages(t.history)}'
+    yield 'What was learnt', f'{learning_curves(t.history)}{_KEY}{_stages(t.history)}{_kept(t)}'
     yield 'What is taken for what', _confusion(confusion_counts(t.targets, answers, len(t.classes)), t.classes)
     worst = _worst(t)
     yield 'The worst pictures', (f'{_LOOK}<div class="pictures">{worst}</div>' if worst else

@@ -547,7 +547,7 @@ class Prediction:
     file: str # as given; what has no name is called by its place, such as 'picture 3 (array)'
     label: str | None = None # None where the model is not sure, the picture could not be read, or numbers are told
     probability: float | None = None # of the most likely class
-    top: list = field(default_factory=list) # (class, probability) of the most likely ones
+    top: list = field(default_factory=list) # (class, probability) of the most likely, at least of all in `labels`
     error: str | None = None # why the picture could not be read
     labels: list = field(default_factory=list) # all classes from the threshold on; of one class a picture, one or none
     value: float | list | None = None # what a model of numbers tells
@@ -560,9 +560,7 @@ class Prediction:
             numbers = ', '.join(f'{v:.4g}' for v in (self.value if isinstance(self.value, list) else [self.value]))
             return numbers + (' (from {:g} to {:g})'.format(*self.y_range) if self.y_range else '')
         if self.label is None: return f'not sure ({_share(self.top)})'
-        if len(self.labels) < 2: return f'{self.label} {self.probability:.0%}'
-        told = dict(self.top)
-        return ', '.join(f'{c} {told[c]:.0%}' if c in told else c for c in self.labels)
+        return _share(self.top[:max(1, len(self.labels))])
 
 # %% ../nbs/workshop/40_saved.ipynb #arrays01
 def _from_array(x):
@@ -652,7 +650,7 @@ def _names(model, x, top, threshold):
         if not p.isfinite().all(): yield _endless; continue
         order = [(classes[i], p[i].item()) for i in p.argsort(descending=True, stable=True)]
         labels = [c for c, q in order[:None if several else 1] if q >= threshold]
-        yield dict(label=labels[0] if labels else None, labels=labels, probability=order[0][1], top=order[:top])
+        yield dict(label=labels[0] if labels else None, labels=labels, probability=order[0][1], top=order[:max(top, len(labels))])
 
 # %% ../nbs/workshop/40_saved.ipynb #predict01
 def predict(

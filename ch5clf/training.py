@@ -6,7 +6,7 @@
 __all__ = ['write_checkpoint', 'read_checkpoint', 'Settings', 'Outputs', 'Sure', 'sure_from', 'tried_temperature', 'Trained',
            'Talk', 'train_folder']
 
-# %% ../nbs/workshop/43_training.ipynb #a7c7ae1a
+# %% ../nbs/workshop/43_training.ipynb #66f78c17
 __doc__ = """Folder in, saved classifier out: what `ch5clf train` does.
 
     from ch5clf.training import train_folder
@@ -40,7 +40,7 @@ with quiet_imports():
     from fastai.torch_core import default_device
     from fastai.vision.learner import vision_learner
 
-# %% ../nbs/workshop/43_training.ipynb #2e11d686
+# %% ../nbs/workshop/43_training.ipynb #f7d8d12d
 _MAGIC = b'ch5clf checkpoint 1\n'
 
 def write_checkpoint(
@@ -65,7 +65,7 @@ def read_checkpoint(
         raise ValueError(f'{path}: the checkpoint is damaged; begin anew with --force')
     return torch.load(io.BytesIO(data[n+32:]), map_location='cpu', weights_only=True)
 
-# %% ../nbs/workshop/43_training.ipynb #4d27aa6b
+# %% ../nbs/workshop/43_training.ipynb #860cfeae
 def _dice(dl):
     "The state of every generator that a training throws, as plain values."
     name, keys, *more = np.random.get_state()
@@ -94,7 +94,7 @@ def _to(o, device):
     if isinstance(o, dict): return {k: _to(v, device) for k, v in o.items()}
     return [_to(v, device) for v in o] if isinstance(o, list) else o
 
-# %% ../nbs/workshop/43_training.ipynb #ca5322bd
+# %% ../nbs/workshop/43_training.ipynb #dbacbccc
 @dataclass(frozen=True)
 class Settings:
     "What decides the weights of a training."
@@ -105,6 +105,7 @@ class Settings:
     seed: int = 42 # of the split, the order and the augmentation
     arch: str = 'lite0' # or lite1, lite2
     sure: float = .95 # share of right answers among those that are given, which decides on "not sure"
+    keep: str = 'better' # of probe and last epoch on the held-back pictures; or 'last'
 
     def __post_init__(self):
         def whole(name, low, high):
@@ -115,6 +116,7 @@ class Settings:
             whole(name, low, high)
         if self.arch not in ('lite0', 'lite1', 'lite2'):
             raise ValueError(f'arch {self.arch!r}: there are lite0, lite1 and lite2')
+        if self.keep not in ('better', 'last'): raise ValueError(f'keep {self.keep!r}: there are better and last')
         if not (isinstance(self.sure, float) and .5 <= self.sure < 1):
             raise ValueError(f'sure {self.sure!r}: a share from 0.5 to below 1 is expected, such as 0.95')
     @property
@@ -126,7 +128,7 @@ def _contradiction(kept, asked):
     "The first option that is asked for and differs from what the checkpoint holds."
     return next((k for k, v in asked.items() if getattr(kept, k) != v), None)
 
-# %% ../nbs/workshop/43_training.ipynb #77e2b025
+# %% ../nbs/workshop/43_training.ipynb #817c05a6
 @dataclass(frozen=True)
 class Outputs:
     "The files of a training, all of one name."
@@ -168,7 +170,7 @@ def _begun(folder, out, asked, resume, force):
     write_checkpoint(out.checkpoint, state)
     return settings, state
 
-# %% ../nbs/workshop/43_training.ipynb #e5017695
+# %% ../nbs/workshop/43_training.ipynb #81c6a3a4
 @dataclass(frozen=True)
 class Sure:
     "From which confidence on a model answers, and what that was tested on."
@@ -206,7 +208,7 @@ def sure_from(
         if kept == n: break
     return best
 
-# %% ../nbs/workshop/43_training.ipynb #c9711650
+# %% ../nbs/workshop/43_training.ipynb #13781a10
 def tried_temperature(
     logits, # (n, classes) of held-back pictures
     targets, # (n,)
@@ -219,7 +221,7 @@ def tried_temperature(
     gain = sum(cost(1., at) - cost(t, at) for t, at in found)
     return best_temperature(logits, targets) if gain > 0 else None
 
-# %% ../nbs/workshop/43_training.ipynb #2a0a96f4
+# %% ../nbs/workshop/43_training.ipynb #4e577aec
 @dataclass
 class Trained:
     "A finished training: the learner, what it was trained on, and what the held-back pictures say."
@@ -232,6 +234,7 @@ class Trained:
     targets: torch.Tensor = field(repr=False) # (held back,)
     sure: Sure
     temperature: float | None
+    kept: int # the stage whose weights these are: 0 is the probe
     run: str # names this training
     device: str
 
@@ -257,7 +260,7 @@ class Trained:
         n, (low, high) = len(self.targets), self.interval
         return f'{self.wrong} of {n} wrong, {self.wrong/n:.1%} (95 %: {low:.1%} to {high:.1%})'
 
-# %% ../nbs/workshop/43_training.ipynb #693db255
+# %% ../nbs/workshop/43_training.ipynb #367c863e
 class Talk(io.TextIOBase):
     "A stream for what is told on the way; where nobody listens any more, it is silent."
     def __init__(self, aloud=True): self.aloud = aloud
@@ -278,7 +281,7 @@ def _span(seconds):
     if seconds < 90: return f'{max(1, round(seconds))} s'
     return f'{seconds/60:.0f} min' if seconds < 5400 else f'{seconds/3600:.1f} h'
 
-# %% ../nbs/workshop/43_training.ipynb #7a69e5b3
+# %% ../nbs/workshop/43_training.ipynb #9add8f91
 @torch.no_grad()
 def _held_back(learn, model, team):
     "Logits and targets of the held-back pictures, on the CPU."
@@ -302,7 +305,7 @@ def _line(told, epochs, rest):
     return (f'{what}: loss {told["train_loss"]:.3f}, held back {told["valid_loss"]:.3f}, '
             f'{told["wrong"]} of {told["total"]} wrong; {_span(told["seconds"])}{left}')
 
-# %% ../nbs/workshop/43_training.ipynb #3a08618b
+# %% ../nbs/workshop/43_training.ipynb #6367e0fe
 class _Stages(Callback):
     "A word, a look at the held-back pictures and a checkpoint after each epoch."
     order = 55 # before fastai skips epochs
@@ -329,7 +332,7 @@ class _Stages(Callback):
         self.bar.close()
         self.job.after_stage(self.learn, self.loss_sum, self.seen, time.time() - self.start)
 
-# %% ../nbs/workshop/43_training.ipynb #e8496bf9
+# %% ../nbs/workshop/43_training.ipynb #6433d714
 class _Job:
     "One training: its state after the last finished stage, and how it is kept."
     def __init__(self, settings, out, state, team, talk, device):
@@ -343,6 +346,8 @@ class _Job:
         sums = torch.as_tensor([float(loss_sum), float(seen)], dtype=torch.float32, device=self.device)
         loss_sum, seen = self.team.total(sums).tolist()
         told = _told(self.done, logits, targets, loss_sum/seen, seconds)
+        if self.done == 0: # the epochs will change these very tensors
+            self.state['probe'] = dict(model={k: v.clone() for k, v in self.model.state_dict().items()}, logits=logits)
         self.state |= dict(stage=self.done + 1, history=[*self.state['history'], told], model=self.model.state_dict(),
                            opt=_plain(learn.opt.state_dict()), dice=_dice(learn.dls.train), logits=logits, targets=targets)
         self.keep()
@@ -357,7 +362,7 @@ class _Job:
         learn.opt.load_state_dict(_to(self.state['opt'], self.device))
         _throw_again(self.state['dice'], learn.dls.train)
 
-# %% ../nbs/workshop/43_training.ipynb #029a1358
+# %% ../nbs/workshop/43_training.ipynb #d3019afd
 _PASS, _EPOCH = 1.3, 2.7 # a picture's share of a pass and of an epoch, in times of eight pictures through the body
 
 def _seconds_a_picture(body, size, device):
@@ -378,7 +383,7 @@ def _guess(learn, settings, team, device):
     n, held = len(learn.dls.train_ds), len(learn.dls.valid_ds)
     return _PASS*(n + held)*t, (_EPOCH*n + _PASS*held)*t
 
-# %% ../nbs/workshop/43_training.ipynb #119a22b3
+# %% ../nbs/workshop/43_training.ipynb #f1b41ee1
 def _fingerprint(dls, folder):
     "A digest of the pictures, their labels and their sides: another one means another training."
     h = hashlib.sha256(dls.train.store.file.name.encode()) # which is a digest of the pictures
@@ -404,7 +409,7 @@ def _loaders(settings, team, talk, device):
     team.decided(lambda: made.append(make()))
     return (made[0] if team.first else make()), ''.join(heard.lines).strip()
 
-# %% ../nbs/workshop/43_training.ipynb #f78c9a81
+# %% ../nbs/workshop/43_training.ipynb #f113646d
 def _learner(dls, arch, device):
     learn = vision_learner(dls, getattr(pretrained, arch), metrics=[])
     if hasattr(learn, 'progress'): learn.remove_cb(learn.progress)
@@ -450,32 +455,46 @@ def _machine(job):
     kind = {'cpu': 'this CPU', 'cuda': 'the GPU', 'mps': "Apple's GPU"}.get(torch.device(job.device).type, job.device)
     return kind if job.team.size == 1 else f'{kind}, {job.team.size} processes'
 
-# %% ../nbs/workshop/43_training.ipynb #cd967f6c
-def _is_ours(file, state):
+# %% ../nbs/workshop/43_training.ipynb #53212736
+def _chosen(job):
+    "(stage, logits, targets) that is saved; the model has its weights."
+    state, targets = job.state, job.state['targets']
+    def cost(logits): return F.cross_entropy(logits/best_temperature(logits, targets), targets).item()
+    probe, last = (s['logits'] for s in (state['probe'], state))
+    if job.settings.keep == 'last' or job.done == 1 or cost(last) <= cost(probe): return job.done - 1, last, targets
+    job.model.load_state_dict(state['probe']['model'])
+    told = [h['valid_loss'] for h in state['history']]
+    job.talk.say(f'kept is the linear probe: the epochs did not lower the loss of the held-back pictures '
+                 f'({told[0]:.3f} to {told[-1]:.3f})')
+    return 0, probe, targets
+
+# %% ../nbs/workshop/43_training.ipynb #989ee1a4
+def _is_ours(file, job):
     "Did this training write the file, before it was stopped?"
     try:
-        if file.suffix == '.html': return state['run'] in file.read_text(encoding='utf-8')
-        return all(torch.equal(t, state['model'][k].cpu()) for k, t in load_model(file).state_dict().items())
+        if file.suffix == '.html': return job.state['run'] in file.read_text(encoding='utf-8')
+        mine = job.model.state_dict()
+        return all(torch.equal(t, mine[k].cpu()) for k, t in load_model(file).state_dict().items())
     except (OSError, ValueError, KeyError): return False
 
 def _write(job, learn, trained, report):
     out = job.out
-    theirs = [f for f in (out.model, out.report) if f.exists() and not _is_ours(f, job.state)]
+    theirs = [f for f in (out.model, out.report) if f.exists() and not _is_ours(f, job)]
     if theirs and not job.state['force']: _refuse_to_overwrite(theirs, out)
     save_model(learn, out.model, trained.temperature, threshold=trained.sure.threshold, overwrite=True)
     if report: report(trained, out.report)
     out.checkpoint.unlink()
 
 def _finished(job, learn, report):
-    logits, targets = job.state['logits'], job.state['targets']
+    kept, logits, targets = _chosen(job)
     temperature = tried_temperature(logits, targets)
     p, answers = (logits/(temperature or 1.)).softmax(1).max(1)
     trained = Trained(learn, job.settings, job.out, job.state['said'], job.state['history'], logits, targets,
-                      sure_from(p, answers == targets, job.settings.sure), temperature, job.state['run'], _machine(job))
+                      sure_from(p, answers == targets, job.settings.sure), temperature, kept, job.state['run'], _machine(job))
     job.team.decided(lambda: _write(job, learn, trained, report))
     return trained
 
-# %% ../nbs/workshop/43_training.ipynb #dada4b29
+# %% ../nbs/workshop/43_training.ipynb #0aeb9c20
 @contextmanager
 def _alone(out, team):
     "Nobody else trains under this name meanwhile."
@@ -495,7 +514,7 @@ def _alone(out, team):
             file.unlink(missing_ok=True)
             lock.release()
 
-# %% ../nbs/workshop/43_training.ipynb #ec4b9626
+# %% ../nbs/workshop/43_training.ipynb #4946c7d7
 def _device_for(name):
     "The device of this process. `ValueError` for one that is not there."
     try: device = torch.device(name) if name else default_device()
@@ -514,6 +533,7 @@ def train_folder(
     seed=None, # 42 by default
     arch=None, # lite0 (the default), lite1 or lite2
     sure=None, # share of right answers among those given, .95 by default; see `sure_from`
+    keep=None, # 'better' of probe and last epoch, by held-back loss (the default), or 'last'
     device=None, # cpu, cuda, mps; by default what there is
     resume=False, # go on where a training of this name was stopped?
     force=False, # replace files of this name?
@@ -529,7 +549,7 @@ def train_folder(
     if not str(folder).strip(): raise ValueError('the folder of the pictures needs a name')
     folder = Path(folder).expanduser().resolve()
     if not folder.is_dir(): raise FileNotFoundError(f'{folder}: there is no such folder; give the folder of the pictures')
-    asked = dict(epochs=epochs, size=size, bs=bs, seed=seed, arch=arch, sure=sure)
+    asked = dict(epochs=epochs, size=size, bs=bs, seed=seed, arch=arch, sure=sure, keep=keep)
     asked = {k: v for k, v in asked.items() if v is not None}
     device, out = _device_for(device), _outputs(folder, model)
     with Team().joined(device) as team, _alone(out, team):

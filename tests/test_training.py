@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMAND = [sys.executable, '-m', 'ch5clf.cli', 'train']
-SMALL = ['--size', '32', '--bs', '16', '--epochs', '2'] # two batches an epoch
+SMALL = ['--size', '32', '--bs', '16', '--epochs', '2', '--keep', 'last'] # three batches an epoch
 linux = pytest.mark.skipif(not sys.platform.startswith('linux'), reason='wants fork and /proc')
 needs_gloo = pytest.mark.skipif(not (dist.is_available() and dist.is_gloo_available()), reason='this torch has no gloo')
 
@@ -90,7 +90,7 @@ def go(out, moment, resume):
     if moment:
         if moment[0] == 'write_report': kill_at(*moment, of=sys.modules['__main__'])
         else: kill_at(*moment)
-    training.train_folder(pets, out, size=32, bs=16, epochs=2, resume=resume, report=report, quiet=True)
+    training.train_folder(pets, out, size=32, bs=16, epochs=2, keep='last', resume=resume, report=report, quiet=True)
 
 for i, moment in enumerate(moments):
     out = Path(folder)/f'{i}'/'pets.safetensors'
@@ -229,7 +229,7 @@ def ranks(pid):
 @needs_gloo
 def test_two_processes_give_the_weights_of_one(pets, tmp_path):
     "A batch of 15 among two: 8 and 7. One writes, and a killed one ends the run with a word."
-    settings = ['--size', '32', '--bs', '15', '--epochs', '2']
+    settings = ['--size', '32', '--bs', '15', '--epochs', '2', '--keep', 'last']
     r = train(pets, *settings, '-o', 'one.safetensors', cwd=tmp_path)
     assert r.returncode == 0, r.stderr
     r = subprocess.run([*LAUNCH, pets, *settings, '-o', 'two.safetensors'], cwd=tmp_path, capture_output=True, text=True)

@@ -75,6 +75,7 @@ from PIL import Image
 from ch5clf.sample import draw
 MY_PHOTOS = None
 {source}
+assert folder.name == 'album'
 print(len(list(folder.rglob('*.*'))), hashlib.sha256(b''.join(f.read_bytes() for f in sorted(folder.rglob('*.jpg')))).hexdigest())
 '''
     said = [subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, env={**os.environ, 'PYTHONUTF8': '1'}) for _ in range(2)]
