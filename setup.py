@@ -53,6 +53,7 @@ setup(
     install_requires=words("requirements"),
     extras_require={
         "course": words("course_requirements"),
+        "onnx": words("onnx_requirements"),
         "dev": words("course_requirements") + words("dev_requirements"),
     },
     entry_points={

@@ -487,7 +487,7 @@ def _thrown_together(text, mentions, own):
 
 # %% ../nbs/workshop/34_kinds.ipynb #982428a9
 _TURNED = re.compile(r'\bafter\b|\bon top of\b|\bof\b|\bappl\w+ to\b|\bfrom\b|\bon\b|\btakes\b|\((?!\s*\))|\bfollows\b|'
-                     r'\bpreceded by\b|전에|앞서|이전')
+                     r'\bpreceded by\b|전에|앞서|이전|^ ?(?:의 )?앞에')
 _SECOND_IS_FIRST = re.compile(r'^\s*(가|이|를|을|는|은)?\s*(먼저|first)|^\s*(의 (출력|결과)|다음|뒤|후에|이후|결과)')
 _ORDER_TOLD = re.compile(r'\bthen\b|\bbefore\b|followed by|\bfirst\b|->|→|⟶|다음|후|뒤|나서|먼저|차례|순서|이어|거쳐')
 

@@ -21,6 +21,7 @@ import pytest
 import skimage
 import sklearn
 import torch
+from hypothesis import given, settings, strategies as st
 from packaging.requirements import Requirement
 from PIL import Image
 from safetensors.torch import load, save
@@ -28,6 +29,7 @@ from safetensors.torch import load, save
 from ch5clf import pictures as reader, places, saved
 from ch5clf.presize import PresizeDL
 from ch5clf.pretrained import lite0, lite1, lite2
+from ch5clf.recipe import fit_recipe, linear_head
 from ch5clf.sample import BREEDS, draw
 from ch5clf.saved import load_model, predict, probabilities, save_model
 from fastai.vision.all import (BCEWithLogitsLossFlat, CategoryBlock, DataBlock, ImageBlock, MSELossFlat, RandomSplitter, Resize, ResizeMethod, aug_transforms, load_learner,
@@ -105,7 +107,7 @@ def test_every_body_gives_the_learners_probabilities(pictures, tmp_path, arch, k
     model = load_model(save_model(learn, tmp_path/'m.safetensors'))
     assert model.about.arch == arch.__name__ and model.about.mean == ([.5]*3 if kwargs.get('pretrained', True) else [0.]*3)
     there, here = both(learn, model)
-    assert (there - here).abs().max() <= 1e-5 and type(model) is torch.nn.Sequential
+    assert (there - here).abs().max() <= 1e-5 and type(model) is saved.SavedModel
 
 
 def test_files_give_what_validation_gave(learn, model):
@@ -163,6 +165,50 @@ def test_the_way_back(learn, file, pictures):
     with torch.no_grad(): assert other.model.eval()(x).equal(learn.model.eval()(x))
 
 
+def test_the_recipes_head(pictures, tmp_path):
+    quick = fit_recipe(loaders(pictures), epochs=0)
+    rng, own = torch.get_rng_state(), random.getstate()
+    state, modes = {k: v.clone() for k, v in quick.model.state_dict().items()}, [m.training for m in quick.model.modules()]
+    path = save_model(quick, tmp_path/'m.safetensors', temperature=True, threshold=.7)
+    assert torch.get_rng_state().equal(rng) and random.getstate() == own and modes == [m.training for m in quick.model.modules()]
+    assert all(v.equal(quick.model.state_dict()[k]) for k, v in state.items())
+    model = load_model(path)
+    assert [layer['kind'] for layer in model.about.head] == ['AdaptiveAvgPool2d', 'Flatten', 'UnitLength', 'Linear']
+    there, here = both(quick, model)
+    assert ((there.log()/model.about.temperature).softmax(1) - here).abs().max() <= 1e-5
+    logits, targets = quick.get_preds(act=torch.nn.Identity())
+    assert model.about.temperature == saved.best_temperature(logits, targets)
+    for s in predict(model, pictures): assert (s.label is None) == (s.probability < .7)
+    for s in predict(model, pictures, threshold=.1): assert s.label
+
+
+def test_a_longer_features_length_is_kept(pictures, tmp_path):
+    learn = vision_learner(loaders(pictures), lite0, custom_head=linear_head(1280, 3, length=7.))
+    model = load_model(save_model(learn, tmp_path/'m.safetensors'))
+    assert model.about.head[2] == dict(kind='UnitLength', length=7.) and not (both(learn, model)[0] - both(learn, model)[1]).abs().max() > 1e-5
+
+
+@pytest.mark.parametrize('kwargs', [dict(concat_pool=False), dict(lin_first=True, lin_ftrs=[32])], ids=str)
+def test_other_heads_of_fastai(pictures, tmp_path, kwargs):
+    learn = vision_learner(loaders(pictures), lite0, **kwargs)
+    there, here = both(learn, load_model(save_model(learn, tmp_path/'m.safetensors')))
+    assert (there - here).abs().max() <= 1e-5
+
+
+@settings(max_examples=60, deadline=None)
+@given(names=st.lists(st.text(st.characters(codec='utf-8', exclude_categories=['Cc', 'Cs', 'Zl', 'Zp']), min_size=1, max_size=30).filter(str.strip), min_size=2, max_size=6, unique_by=lambda n: unicodedata.normalize('NFC', n)))
+def test_any_name_that_is_no_path_stays_as_it_is(names):
+    bad = [n for n in names if any(p.strip() == '..' for p in re.split(r'[/\\]', n)) or re.match(r'\s*([A-Za-z]:)?[/\\]+[^/\\\s]', n)]
+    assert [saved._fit_name(n) for n in names] == [n not in bad for n in names]
+
+
+def test_names_with_signs_are_kept(pictures, tmp_path):
+    names = ['a: b', '...', 'C:x/y \\ z']
+    learn = vision_learner(loaders(pictures, names), lite0, pretrained=False)
+    model = load_model(save_model(learn, tmp_path/'m.safetensors'))
+    assert model.about.classes == sorted(names) and predict(model, pictures[0], threshold=0)[0].label in names
+
+
 @pytest.mark.parametrize('fault', ['open', 'fsync', 'replace'])
 def test_a_full_disk_leaves_the_old_file(learn, tmp_path, monkeypatch, fault):
     path = tmp_path/'m.safetensors'
@@ -189,7 +235,7 @@ def test_nothing_is_overwritten_unasked(tmp_path, monkeypatch, links):
     if not links: monkeypatch.setattr(saved.os, 'link', none)
     path, won = tmp_path/'m.safetensors', []
     def one(i):
-        try: saved._put(bytes([i])*1000, path, False)
+        try: saved.put_file(bytes([i])*1000, path, False)
         except FileExistsError: return
         won.append(i)
     threads = [threading.Thread(target=one, args=(i,)) for i in range(8)]
@@ -198,7 +244,7 @@ def test_nothing_is_overwritten_unasked(tmp_path, monkeypatch, links):
         for t in threads: t.join()
     else: one(0), one(1)
     assert len(won) == 1 and path.read_bytes() == bytes(won)*1000 and len(list(tmp_path.iterdir())) == 1
-    saved._put(b'new', path, True)
+    saved.put_file(b'new', path, True)
     assert path.read_bytes() == b'new'
 
 
@@ -217,6 +263,8 @@ def test_what_cannot_be_saved_is_told(learn, pictures, tmp_path):
     with torch.no_grad(): diverged.model[1][4].weight[0, 0] = torch.nan
     refused(diverged, '1.4.weight holds NaN.*lower rate')
     refused(fresh(custom_head=torch.nn.Linear(1280, 3)), 'vision_learner')
+    refused(fresh(y_range=(0, 1)), 'SigmoidRange.*vision_learner')
+    refused(learn, 'threshold', threshold=1.5)
     refused(fresh(bn_final=True), 'last layer.*vision_learner')
     refused(fresh(n_in=1), 'not the body')
     changed = fresh()
@@ -245,8 +293,9 @@ def test_no_code_is_executed(tmp_path):
 
 def test_a_header_that_begins_like_a_pickle_is_none(file, tmp_path):
     about, tensors = parts(file)
-    for n in range(99):
-        data = save(tensors, metadata={'ch5clf': json.dumps(signed(about, tensors, versions=dict(x='v'*n)))})
+    for n in range(0, 300, 4):
+        long = {str(i): 'v'*min(99, max(0, n - 99*i)) for i in range(4)}
+        data = save(tensors, metadata={'ch5clf': json.dumps(signed(about, tensors, versions=long))})
         if data[:1] == b'\x80': break
     else: pytest.fail('no header of such a length was met')
     (tmp_path/'m.safetensors').write_bytes(data)
@@ -254,16 +303,16 @@ def test_a_header_that_begins_like_a_pickle_is_none(file, tmp_path):
 
 
 CHANGES = dict(
-    arch=['resnet18', '../lite0', 'lite1', None, ['lite0'], 'timm/x'], classes=[['a', 'b'], ['a']*3, ['a', 'b', '../../etc/passwd'], ['a', 'b', 'C:\\x'], ['a', 'b', '\x1b[2J'], ['a', 'b', 3], 'abc', {}, ['a'], ['a', 'b', 'x'*201], ['가', unicodedata.normalize('NFD', '가'), 'c'], ['a', 'b', '\ud800']],
+    arch=['resnet18', '../lite0', 'lite1', None, ['lite0'], 'timm/x'], classes=[['a', 'b'], ['a']*3, ['a', 'b', '../../etc/passwd'], ['a', 'b', 'C:\\x'], ['a', 'b', ' '], ['a', 'b', '\x1b[2J'], ['a', 'b', 3], 'abc', {}, ['a'], ['a', 'b', 'x'*201], ['가', unicodedata.normalize('NFD', '가'), 'c'], ['a', 'b', '\ud800']],
     size=[10**12, 0, -1, 64.0, '64', True, None, [64]], presize=[10**12, 63, None], mean=[[.5]*2, [float('nan')]*3, [float('inf')]*3, ['a']*3, None], std=[[0]*3, [-1]*3, [1e-300]*3], temperature=[0, -1, 'x', 1e9, True],
-    versions=[None, {'x': 1}, {'x': 'y'*101}, {str(i): '' for i in range(21)}], form=[3, 0, None, '2', True], sha256=['0'*64, None, 1],
+    versions=[None, {'x': 1}, {'x': 'y'*101}, {str(i): '' for i in range(21)}], form=[4, 0, None, '2', True], task=['multi', None, 3, 'regression'], threshold=[-1, 2, 'x', True, float('nan')], sha256=['0'*64, None, 1],
     head=[[], None, 'x', [1, 2, 3]])
 
 
 @pytest.mark.parametrize('field', CHANGES)
 def test_a_changed_description_is_refused(file, tmp_path, field):
     about, tensors = parts(file)
-    says = dict(mean='mean|is no number', sha256='damaged', form='form 1', arch='arch|missing').get(field, field)
+    says = dict(mean='mean|is no number', threshold='threshold|is no number', task='task|classes|fields', sha256='damaged', form='form 1', arch='arch|missing').get(field, field)
     for value in CHANGES[field]: refuses(write(tmp_path/'m.safetensors', {**about, field: value}, tensors if field == 'sha256' else FEW), says)
     refuses(write(tmp_path/'m.safetensors', {k: v for k, v in about.items() if k != field}, tensors if field == 'sha256' else FEW), 'fields|form 1|damaged')
 
@@ -279,21 +328,29 @@ def test_a_changed_head_is_refused(file, tmp_path):
     for head in (about['head'][1:], about['head'][:-1], about['head']*3, about['head'] + [dict(kind='ReLU')]): refuses(write(tmp_path/'m.safetensors', dict(about, head=head), FEW), 'head')
 
 
-def old_form(file, path, **changes):
-    "The same model as it was written before the description had a checksum."
+def old_form(file, path, form, **changes):
+    "The same model as it was written before there were tasks; at first its description had no checksum either."
     about, tensors = parts(file)
-    return write(path, dict(about, form=1, sha256=saved._digest(tensors), **changes), tensors)
+    told = dict({k: v for k, v in about.items() if k not in saved._YOUNGER | {'sha256'}}, form=form, **changes)
+    return write(path, dict(told, sha256=saved._digest(tensors, told if form > 1 else None)), tensors)
 
 
-def test_files_of_the_first_form_still_load(file, model, tmp_path):
-    again = load_model(old_form(file, tmp_path/'m.safetensors'))
+@pytest.mark.parametrize('form', [1, 2])
+def test_files_of_earlier_forms_still_load(file, model, tmp_path, form):
+    again = load_model(old_form(file, tmp_path/'m.safetensors', form))
     assert again.about == model.about and all(v.equal(again.state_dict()[k]) for k, v in model.state_dict().items())
+    assert again.about.task == 'category' and again.about.threshold is None
+
+
+def test_no_file_is_weakened_into_an_earlier_form(file, tmp_path):
     about, tensors = parts(file)
-    refuses(write(tmp_path/'m.safetensors', dict(about, form=1), tensors), 'damaged') # no way to weaken a file of the second form
-    refuses(write(tmp_path/'m.safetensors', dict(about, form=1, sha256=saved._digest({**tensors, 'x': torch.zeros(1)})), tensors), 'damaged')
+    path, old = tmp_path/'m.safetensors', {k: v for k, v in about.items() if k not in saved._YOUNGER}
+    for form in (1, 2): refuses(write(path, dict(about, form=form), tensors), 'fields')
+    for form in (1, 2): refuses(write(path, dict(old, form=form), tensors), 'damaged')
+    refuses(write(path, dict(old, form=1, sha256=saved._digest({**tensors, 'x': torch.zeros(1)})), tensors), 'damaged')
 
 
-@pytest.mark.parametrize('change', [dict(classes=['a', 'b', 'c']), dict(classes=sorted(NAMES)[::-1]), dict(size=65), dict(presize=81), dict(std=[.6]*3), dict(mean=[0., .5, .5]), dict(temperature=2.), dict(versions={})], ids=str)
+@pytest.mark.parametrize('change', [dict(classes=['a', 'b', 'c']), dict(classes=sorted(NAMES)[::-1]), dict(size=65), dict(presize=81), dict(std=[.6]*3), dict(mean=[0., .5, .5]), dict(temperature=2.), dict(versions={}), dict(threshold=.9), dict(task='multicategory')], ids=str)
 def test_a_believable_change_of_the_description_is_refused_too(file, tmp_path, change):
     about, tensors = parts(file)
     refuses(write(tmp_path/'m.safetensors', {**about, **change}, tensors), 'the description are not those that were saved')
