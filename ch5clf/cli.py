@@ -41,8 +41,7 @@ def jupyter_env(
 ) -> dict: # environment for `subprocess`
     """The environment for `jupyter_command`: settings of this course alone.
 
-    Nobody is asked for news from the network, nor, on a slow machine, whether to clear the workspace after 12 seconds
-    of loading. Threads leave the cores to other programs, see `places.share_cores`."""
+    Nobody is asked whether they want news, nor, on a slow machine, whether to clear the workspace. Threads leave the cores to other programs, see `places.share_cores`."""
     settings = Path(folder)/'.jupyter'
     (settings/'labconfig').mkdir(parents=True, exist_ok=True)
     asking = {f'@jupyterlab/apputils-extension:{name}': True for name in ('announcements', 'splash')}

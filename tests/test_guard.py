@@ -60,6 +60,16 @@ def test_what_never_ends(call, fn):
     assert call(fn).late
 
 
+@linux
+def test_a_late_function_is_ended_at_once(tmp_path):
+    file = tmp_path/'pid'
+    def loops():
+        file.write_text(str(os.getpid()))
+        c_loop()
+    assert run_guarded(loops, seconds=.3).late
+    with pytest.raises(ProcessLookupError): os.kill(int(file.read_text()), 0)
+
+
 def exits(): sys.exit(3)
 def exits_hard(): os._exit(3)
 def exits_harder(): ctypes.CDLL(None)._exit(3)
