@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['learning_curves', 'reliability_groups', 'reliability', 'confusion_counts', 'report_html', 'write_report']
 
-# %% ../nbs/workshop/44_report.ipynb #38fe5937
+# %% ../nbs/workshop/44_report.ipynb #aa5a3fe0
 __doc__ = """The report of a training, as one HTML file.
 
     from ch5clf.report import report_html, write_report
@@ -24,7 +24,7 @@ from .lesson import interval
 from .pictures import BadPicture, presized, printable
 from .places import versions, write_atomic
 
-# %% ../nbs/workshop/44_report.ipynb #b667a80e
+# %% ../nbs/workshop/44_report.ipynb #bbd8df69
 _W, _H, _L, _B, _T, _R = 560, 270, 52, 40, 26, 22 # width, height, room at the left, below, on top, at the right
 
 def _round_up(x):
@@ -55,7 +55,7 @@ def _scale(x_from, x_to, y_to):
         return _L + across*(_W - _R - _L), _H - _B - y/y_to*(_H - _B - _T)
     return at
 
-# %% ../nbs/workshop/44_report.ipynb #d15e9f89
+# %% ../nbs/workshop/44_report.ipynb #f968749b
 def _curve(points, at, how):
     places = [at(*p) for p in points]
     path = ' '.join(f'{x:.1f},{y:.1f}' for x, y in places)
@@ -77,7 +77,7 @@ def learning_curves(
         parts += _curve([(h['stage'], h[key]) for h in history], at, how)
     return _svg(parts, 'Learning curves: loss by epoch')
 
-# %% ../nbs/workshop/44_report.ipynb #dad059a0
+# %% ../nbs/workshop/44_report.ipynb #a5fac05d
 def reliability_groups(
     confidence, # (n,) probabilities of the answers
     right, # (n,) was each right?
@@ -105,7 +105,7 @@ def reliability(
                   f'<circle class="held" cx="{x:.1f}" cy="{y:.1f}" r="4"/>']
     return _svg(parts, 'Reliability: share of right answers by confidence')
 
-# %% ../nbs/workshop/44_report.ipynb #ae2fff5b
+# %% ../nbs/workshop/44_report.ipynb #0cae5f75
 _MANY = 30 # classes; a larger table can no longer be read
 
 def confusion_counts(
@@ -140,7 +140,7 @@ def _confusion(counts, names):
     table = _confusion_table(counts, names) if len(names) <= _MANY else ''
     return f'{table}<p>The most frequent:</p><ul class="pairs">{told}</ul>'
 
-# %% ../nbs/workshop/44_report.ipynb #3af2697e
+# %% ../nbs/workshop/44_report.ipynb #766b3dd8
 _THUMB = 128 # pixels of the short side
 
 def _thumbnail(file):
@@ -170,7 +170,7 @@ def _picture(trained, i, p, y, answer):
     return (f'<figure>{seen}<figcaption><b>{escape(names[answer])}</b> {p[answer]:.0%}<br>'
             f'label: {escape(names[y])} {p[y]:.0%}<br><small>{name}</small></figcaption></figure>')
 
-# %% ../nbs/workshop/44_report.ipynb #75e9d560
+# %% ../nbs/workshop/44_report.ipynb #07c56c3e
 def _error_words(t):
     n, (low, high) = len(t.targets), t.interval
     rare = min(held for _, held in t.counts)
@@ -224,7 +224,7 @@ def _predicting(t):
     lines, code = (f'<pre>{escape(chr(10).join(o))}</pre>' for o in (lines, code))
     return (f'{lines}<p>In Python, without fastai:</p>{code}<p>The file holds numbers and a description; loading it executes nothing.</p>')
 
-# %% ../nbs/workshop/44_report.ipynb #b01b1d3b
+# %% ../nbs/workshop/44_report.ipynb #6424bbaf
 _STYLE = """
 :root{ color-scheme:light dark; --ink:#1c1c1a; --soft:#63625d; --line:#d9d7cf; --page:#fdfdfb; --card:#f3f2ed;
 --held:#b4470f; --train:#2a6a8c; --good:#2a6a8c}
@@ -284,7 +284,7 @@ def _stages(history):
 
 def _kept(t):
     if t.kept or len(t.history) == 1: return ''
-    return ('<p>Saved is the linear probe: after the epochs, the loss of the held-back pictures was not lower. '
+    return ('<p>Saved is the linear probe: after the epochs, the held-back loss was not lower, each at its best temperature. '
             'All numbers of this page are its own.</p>')
 
 _KEY = ('<p class="key soft"><span class="t"></span>trained on (of the epochs: augmented)'

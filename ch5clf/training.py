@@ -6,7 +6,7 @@
 __all__ = ['write_checkpoint', 'read_checkpoint', 'Settings', 'Outputs', 'Sure', 'sure_from', 'tried_temperature', 'Trained',
            'Talk', 'train_folder']
 
-# %% ../nbs/workshop/43_training.ipynb #66f78c17
+# %% ../nbs/workshop/43_training.ipynb #47a23e80
 __doc__ = """Folder in, saved classifier out: what `ch5clf train` does.
 
     from ch5clf.training import train_folder
@@ -40,7 +40,7 @@ with quiet_imports():
     from fastai.torch_core import default_device
     from fastai.vision.learner import vision_learner
 
-# %% ../nbs/workshop/43_training.ipynb #f7d8d12d
+# %% ../nbs/workshop/43_training.ipynb #ae43742e
 _MAGIC = b'ch5clf checkpoint 1\n'
 
 def write_checkpoint(
@@ -65,7 +65,7 @@ def read_checkpoint(
         raise ValueError(f'{path}: the checkpoint is damaged; begin anew with --force')
     return torch.load(io.BytesIO(data[n+32:]), map_location='cpu', weights_only=True)
 
-# %% ../nbs/workshop/43_training.ipynb #860cfeae
+# %% ../nbs/workshop/43_training.ipynb #d1ea6825
 def _dice(dl):
     "The state of every generator that a training throws, as plain values."
     name, keys, *more = np.random.get_state()
@@ -94,7 +94,7 @@ def _to(o, device):
     if isinstance(o, dict): return {k: _to(v, device) for k, v in o.items()}
     return [_to(v, device) for v in o] if isinstance(o, list) else o
 
-# %% ../nbs/workshop/43_training.ipynb #dbacbccc
+# %% ../nbs/workshop/43_training.ipynb #20fd0577
 @dataclass(frozen=True)
 class Settings:
     "What decides the weights of a training."
@@ -128,7 +128,7 @@ def _contradiction(kept, asked):
     "The first option that is asked for and differs from what the checkpoint holds."
     return next((k for k, v in asked.items() if getattr(kept, k) != v), None)
 
-# %% ../nbs/workshop/43_training.ipynb #817c05a6
+# %% ../nbs/workshop/43_training.ipynb #13963be2
 @dataclass(frozen=True)
 class Outputs:
     "The files of a training, all of one name."
@@ -170,7 +170,7 @@ def _begun(folder, out, asked, resume, force):
     write_checkpoint(out.checkpoint, state)
     return settings, state
 
-# %% ../nbs/workshop/43_training.ipynb #81c6a3a4
+# %% ../nbs/workshop/43_training.ipynb #0b72cd4d
 @dataclass(frozen=True)
 class Sure:
     "From which confidence on a model answers, and what that was tested on."
@@ -208,7 +208,7 @@ def sure_from(
         if kept == n: break
     return best
 
-# %% ../nbs/workshop/43_training.ipynb #13781a10
+# %% ../nbs/workshop/43_training.ipynb #17a94bb3
 def tried_temperature(
     logits, # (n, classes) of held-back pictures
     targets, # (n,)
@@ -221,7 +221,7 @@ def tried_temperature(
     gain = sum(cost(1., at) - cost(t, at) for t, at in found)
     return best_temperature(logits, targets) if gain > 0 else None
 
-# %% ../nbs/workshop/43_training.ipynb #4e577aec
+# %% ../nbs/workshop/43_training.ipynb #6c1ba09f
 @dataclass
 class Trained:
     "A finished training: the learner, what it was trained on, and what the held-back pictures say."
@@ -260,7 +260,7 @@ class Trained:
         n, (low, high) = len(self.targets), self.interval
         return f'{self.wrong} of {n} wrong, {self.wrong/n:.1%} (95 %: {low:.1%} to {high:.1%})'
 
-# %% ../nbs/workshop/43_training.ipynb #367c863e
+# %% ../nbs/workshop/43_training.ipynb #98215039
 class Talk(io.TextIOBase):
     "A stream for what is told on the way; where nobody listens any more, it is silent."
     def __init__(self, aloud=True): self.aloud = aloud
@@ -281,7 +281,7 @@ def _span(seconds):
     if seconds < 90: return f'{max(1, round(seconds))} s'
     return f'{seconds/60:.0f} min' if seconds < 5400 else f'{seconds/3600:.1f} h'
 
-# %% ../nbs/workshop/43_training.ipynb #9add8f91
+# %% ../nbs/workshop/43_training.ipynb #92f90ac2
 @torch.no_grad()
 def _held_back(learn, model, team):
     "Logits and targets of the held-back pictures, on the CPU."
@@ -305,7 +305,7 @@ def _line(told, epochs, rest):
     return (f'{what}: loss {told["train_loss"]:.3f}, held back {told["valid_loss"]:.3f}, '
             f'{told["wrong"]} of {told["total"]} wrong; {_span(told["seconds"])}{left}')
 
-# %% ../nbs/workshop/43_training.ipynb #6367e0fe
+# %% ../nbs/workshop/43_training.ipynb #422387aa
 class _Stages(Callback):
     "A word, a look at the held-back pictures and a checkpoint after each epoch."
     order = 55 # before fastai skips epochs
@@ -332,7 +332,7 @@ class _Stages(Callback):
         self.bar.close()
         self.job.after_stage(self.learn, self.loss_sum, self.seen, time.time() - self.start)
 
-# %% ../nbs/workshop/43_training.ipynb #6433d714
+# %% ../nbs/workshop/43_training.ipynb #833d186e
 class _Job:
     "One training: its state after the last finished stage, and how it is kept."
     def __init__(self, settings, out, state, team, talk, device):
@@ -362,7 +362,7 @@ class _Job:
         learn.opt.load_state_dict(_to(self.state['opt'], self.device))
         _throw_again(self.state['dice'], learn.dls.train)
 
-# %% ../nbs/workshop/43_training.ipynb #d3019afd
+# %% ../nbs/workshop/43_training.ipynb #1de5283b
 _PASS, _EPOCH = 1.3, 2.7 # a picture's share of a pass and of an epoch, in times of eight pictures through the body
 
 def _seconds_a_picture(body, size, device):
@@ -383,7 +383,7 @@ def _guess(learn, settings, team, device):
     n, held = len(learn.dls.train_ds), len(learn.dls.valid_ds)
     return _PASS*(n + held)*t, (_EPOCH*n + _PASS*held)*t
 
-# %% ../nbs/workshop/43_training.ipynb #f1b41ee1
+# %% ../nbs/workshop/43_training.ipynb #35235580
 def _fingerprint(dls, folder):
     "A digest of the pictures, their labels and their sides: another one means another training."
     h = hashlib.sha256(dls.train.store.file.name.encode()) # which is a digest of the pictures
@@ -409,7 +409,7 @@ def _loaders(settings, team, talk, device):
     team.decided(lambda: made.append(make()))
     return (made[0] if team.first else make()), ''.join(heard.lines).strip()
 
-# %% ../nbs/workshop/43_training.ipynb #f113646d
+# %% ../nbs/workshop/43_training.ipynb #a6cedec1
 def _learner(dls, arch, device):
     learn = vision_learner(dls, getattr(pretrained, arch), metrics=[])
     if hasattr(learn, 'progress'): learn.remove_cb(learn.progress)
@@ -455,7 +455,7 @@ def _machine(job):
     kind = {'cpu': 'this CPU', 'cuda': 'the GPU', 'mps': "Apple's GPU"}.get(torch.device(job.device).type, job.device)
     return kind if job.team.size == 1 else f'{kind}, {job.team.size} processes'
 
-# %% ../nbs/workshop/43_training.ipynb #53212736
+# %% ../nbs/workshop/43_training.ipynb #60586d53
 def _chosen(job):
     "(stage, logits, targets) that is saved; the model has its weights."
     state, targets = job.state, job.state['targets']
@@ -463,12 +463,11 @@ def _chosen(job):
     probe, last = (s['logits'] for s in (state['probe'], state))
     if job.settings.keep == 'last' or job.done == 1 or cost(last) <= cost(probe): return job.done - 1, last, targets
     job.model.load_state_dict(state['probe']['model'])
-    told = [h['valid_loss'] for h in state['history']]
-    job.talk.say(f'kept is the linear probe: the epochs did not lower the loss of the held-back pictures '
-                 f'({told[0]:.3f} to {told[-1]:.3f})')
+    job.talk.say('kept is the linear probe: the epochs did not lower the loss of the held-back pictures '
+                 f'({cost(probe):.3f} to {cost(last):.3f}, each at its best temperature)')
     return 0, probe, targets
 
-# %% ../nbs/workshop/43_training.ipynb #989ee1a4
+# %% ../nbs/workshop/43_training.ipynb #a29dd8a1
 def _is_ours(file, job):
     "Did this training write the file, before it was stopped?"
     try:
@@ -494,7 +493,7 @@ def _finished(job, learn, report):
     job.team.decided(lambda: _write(job, learn, trained, report))
     return trained
 
-# %% ../nbs/workshop/43_training.ipynb #0aeb9c20
+# %% ../nbs/workshop/43_training.ipynb #42f7e86f
 @contextmanager
 def _alone(out, team):
     "Nobody else trains under this name meanwhile."
@@ -514,7 +513,7 @@ def _alone(out, team):
             file.unlink(missing_ok=True)
             lock.release()
 
-# %% ../nbs/workshop/43_training.ipynb #4946c7d7
+# %% ../nbs/workshop/43_training.ipynb #0db25775
 def _device_for(name):
     "The device of this process. `ValueError` for one that is not there."
     try: device = torch.device(name) if name else default_device()
