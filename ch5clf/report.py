@@ -25,7 +25,8 @@ from .pictures import BadPicture, presized, printable
 from .places import versions, write_atomic
 
 # %% ../nbs/workshop/44_report.ipynb #bbd8df69
-_W, _H, _L, _B, _T, _R = 560, 270, 52, 40, 26, 22 # width, height, room at the left, below, on top, at the right
+_W, _H = 560, 270 # width, height
+_L, _B, _T, _R = 52, 40, 26, 22 # room at the left, below, on top, at the right
 
 def _round_up(x):
     "The next of 1, 2, 2.5, 5 times a power of ten."
@@ -42,7 +43,9 @@ def _text(x, y, words, anchor='start', how=''):
 def _axes(x_ticks, y_ticks, x_label, y_label, at):
     "The frame: ticks are (value, text)."
     right, parts = _W - _R, [_text(_L, _T - 13, y_label), _text((_L + _W - _R)/2, _H - 4, x_label, 'middle')]
-    for y, t in y_ticks: parts += [_stroke('grid', _L, at(0, y)[1], right, at(0, y)[1]), _text(_L - 7, at(0, y)[1] + 4, t, 'end')]
+    for y, t in y_ticks:
+        up = at(0, y)[1]
+        parts += [_stroke('grid', _L, up, right, up), _text(_L - 7, up + 4, t, 'end')]
     return parts + [_text(at(x, 0)[0], _H - _B + 17, t, 'middle') for x, t in x_ticks]
 
 def _svg(parts, what):
@@ -181,10 +184,10 @@ def _error_words(t):
              f'Each class counted alike, {t.balanced_error:.1%} are wrong (balanced error).']
     if rare < 10:
         words.append(f'The rarest class has {rare} held back: too few to judge it by itself.')
-    chose = 'They chose between the linear probe and the last epoch' if len(t.history) > 1 and t.settings.keep == 'better' \
-        else 'They chose no epoch and no setting'
-    words.append(f'The held-back pictures were not trained on. {chose}; temperature and the line of "not sure" were set on '
-                 'them. Only pictures that were never looked at before can tell the error without any flattery.')
+    both = len(t.history) > 1 and t.settings.keep == 'better'
+    chose = 'between the linear probe and the last epoch' if both else 'no epoch and no setting'
+    words.append(f'The held-back pictures were not trained on. They chose {chose}; temperature and the line of "not '
+                 'sure" were set on them. Only pictures that were never looked at before can tell the error without any flattery.')
     return ''.join(f'<p>{w}</p>' for w in words)
 
 def _temperature_words(t):
@@ -211,8 +214,9 @@ def _wrong_by_class(t):
 
 def _making(t):
     s, seconds = t.settings, sum(h['seconds'] for h in t.history)
-    stages = f'linear probe, then {s.epochs} epochs of everything, batch-norm held' if s.epochs else 'linear probe alone'
-    facts = dict(body=f'{s.arch}, ImageNet weights', pictures=f'{s.size} x {s.size} pixels', stages=stages, batch=f'{s.bs} pictures', seed=s.seed, machine=t.device, seconds=round(seconds),
+    stages = f'linear probe, then {s.epochs} epochs of everything, batch-norm held' if s.epochs else 'linear probe'
+    facts = dict(body=f'{s.arch}, ImageNet weights', pictures=f'{s.size} x {s.size} pixels', stages=stages,
+                 batch=f'{s.bs} pictures', seed=s.seed, machine=t.device, seconds=round(seconds),
                  versions=', '.join(f'{k} {v}' for k, v in versions().items()))
     return '<dl>' + ''.join(f'<dt>{k}</dt><dd>{escape(str(v))}</dd>' for k, v in facts.items()) + '</dl>'
 
@@ -278,8 +282,9 @@ dd{margin:0;overflow-wrap:anywhere}
 def _stages(history):
     rows = ''
     for h in history:
-        cells = f'{h["train_loss"]:.3f}', f'{h["valid_loss"]:.3f}', f'{h["wrong"]} of {h["total"]}', f'{h["seconds"]:.0f}'
-        rows += f'<tr><th scope="row">{h["stage"] or "probe"}</th>{"".join(f"<td>{c}</td>" for c in cells)}</tr>'
+        losses = f'<td>{h["train_loss"]:.3f}</td><td>{h["valid_loss"]:.3f}</td>'
+        rest = f'<td>{h["wrong"]} of {h["total"]}</td><td>{h["seconds"]:.0f}</td>'
+        rows += f'<tr><th scope="row">{h["stage"] or "probe"}</th>{losses}{rest}</tr>'
     return _grid(['epoch', 'loss', 'held back: loss', 'wrong', 'seconds'], rows)
 
 def _kept(t):
