@@ -114,7 +114,7 @@ def loaders(kind, seed, photos, per_class):
 class Arms:
     "The arms of one seed on one set of loaders: each begins with the same random numbers, and is measured on the same pictures."
     def __init__(self, kind, seed, photos, per_class):
-        self.kind, self.seed, self.per_class = kind, seed, per_class
+        self.kind, self.seed, self.photos, self.per_class = kind, seed, photos, per_class
         self.dls, self.valid, self.test = loaders(kind, seed, photos, per_class)
         self.seconds = 0.
 
@@ -324,6 +324,7 @@ def small_resnet():
 def bodies(arms, known):
     for name, arch in dict(lite0=lite0, lite1=lite1, lite2=lite2, resnet10t=None).items():
         if name in known: continue
+        arms.dls, *_ = loaders(arms.kind, arms.seed, arms.photos, arms.per_class) # made anew: a body adds the Normalize that it wants
         set_seed(arms.seed)
         learn = vision_learner(arms.dls, arch, metrics=error_rate) if arch else vision_learner(arms.dls, 'resnet10t', pretrained=False, metrics=error_rate)
         if not arch: learn.model[0].load_state_dict(small_resnet())

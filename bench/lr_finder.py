@@ -1,157 +1,55 @@
-"""Learning-rate finders on eight tasks: `python bench/lr_finder.py [--photos FOLDER] [--task NAME ...] [--part truth|finders|time|report] [--seconds 200]`.
+"""Learning-rate finders compared: `python bench/lr_finder.py [--photos FOLDER] [--task NAME ...] [--part PART ...]`.
 
-The method was tuned on TUNING, which were named before any of it was tried. HELD_OUT showed a rate too high for an unfrozen body and refusals that were wrong, which were mended: since then these tasks are
-seen too, and FRESH, named afterwards and run once with the method as it stands, say how it does on tasks that nobody looked at.
-A run that is stored in bench/results/lr_finder.json is not repeated (delete the file to begin anew), and none is begun after --seconds: call again until it says "complete".
-Writes bench/results/lr_finder.md, and for the chapter ch5clf/runs/lr_finder.json and lr_sweep.json. PHOTOS is a folder that holds pets_dev/ and clothing_dev/ (real photos,
-not in this repository). torch-lr-finder is wanted: pip install --no-deps torch-lr-finder. Lightning is not installed; its rule is written out in `lightning_rule`.
+Tasks, halves and claims stand in bench/lr_tasks.py. Parts: truth (one-cycle at fixed rates), lengths (shorter
+trainings, of the tuning half), finders, time, report. A run that is stored in bench/results/lr_finder.json is not
+repeated (delete it to begin anew), and none is begun after --seconds: call again until it says "complete".
+Writes bench/results/lr_finder.md, and for the chapter ch5clf/runs/lr_finder.json and lr_sweep.json. PHOTOS is a folder
+with pets_dev/ and clothing_dev/ (real photos, not in this repository). torch-lr-finder is wanted:
+pip install --no-deps torch-lr-finder. Lightning is not installed; its rule is written out in `lightning_rule`.
 """
-import argparse, contextlib, io, json, math, os, tempfile, time, warnings
+import argparse, contextlib, io, json, math, os, time, warnings
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import torch
-from torch import nn
+from filelock import FileLock
+from lr_tasks import CACHE, HELD_OUT, KINDS, SLOW, TUNING, Rows, learner, shaped, task
 
-TUNING = ('clothing head', 'digits CNN', 'paper pets frozen')
-HELD_OUT = ('pets head', 'tabular MLP', 'paper pets unfrozen')
-FRESH = ('clothing unfrozen', 'diabetes MLP')
-SEEDS = (11, 12, 13, 14, 15)  # of the finders; the truth has seeds 1, 2, 3
+SEEDS = (11, 12, 13, 14, 15)  # of the finders; the truth has 1 to 5, 1 to 3 where a training takes long
 ROOT = Path(__file__).resolve().parents[1]
 RAW, TABLE = ROOT/'bench'/'results'/'lr_finder.json', ROOT/'bench'/'results'/'lr_finder.md'
-CACHE = Path(os.environ.get('CH5CLF_CACHE', tempfile.gettempdir()))/'bench-lr-finder'
 
 
-def _pictures(name, photos):
-    from ch5clf.sample import paper_pets
-    if name.startswith('paper'): return paper_pets()
-    if photos is None: raise SystemExit(f'{name}: give the folder of the photos with --photos')
-    return Path(photos)/('pets_dev' if name.startswith('pets') else 'clothing_dev')/'images'
+def truth_seeds(name): return (1, 2, 3) if name in SLOW else (1, 2, 3, 4, 5)
 
 
-def _stored(file, make):
-    CACHE.mkdir(parents=True, exist_ok=True)
-    if not (CACHE/file).exists(): torch.save(make(), CACHE/file)
-    return torch.load(CACHE/file, weights_only=True)
-
-
-def _features(name, photos):
-    "Features of the frozen body: one augmented view of each training picture, and the validation pictures."
-    def make():
-        from ch5clf.data import pet_dls
-        from ch5clf.lr_finder import frozen_features
-        from ch5clf.pretrained import lite0
-        from fastai.vision.all import vision_learner
-        dls = pet_dls(_pictures(name, photos), num_workers=0)
-        learn = vision_learner(dls, lite0)
-        x, y, _ = frozen_features(learn, dls.valid.new(dls.train_ds))
-        xv, yv, _ = frozen_features(learn, dls.valid)
-        return [x.half(), y, xv.half(), yv]
-    return [t.float() if t.is_floating_point() else t for t in _stored(f'{name.split()[0]}-128.pt', make)]
-
-
-def _pixels(name, photos, size=48):
-    "Pictures as small tensors, for the unfrozen tasks."
-    def make():
-        from ch5clf.data import pet_dls
-        dls = pet_dls(_pictures(name, photos), size=size, presize=size*5//4, num_workers=0)
-        out = []
-        for dl in (dls.valid.new(dls.train_ds), dls.valid):
-            xs, ys = zip(*[(x.as_subclass(torch.Tensor), y.as_subclass(torch.Tensor)) for x, y in dl])
-            out += [torch.cat(xs).half(), torch.cat(ys)]
-        return out
-    x, y, xv, yv = _stored(f'{name.split()[0]}-pixels-{size}.pt', make)
-    return [(x.float() - .5)/.5, y, (xv.float() - .5)/.5, yv]
-
-
-def _split(x, y, share=.3):
-    g = torch.Generator().manual_seed(42)
-    order, cut = torch.randperm(len(x), generator=g), round(len(x)*(1 - share))
-    return x[order[:cut]], y[order[:cut]], x[order[cut:]], y[order[cut:]]
-
-
-def _head(n, classes):
-    "The layers of fastai's head that come after pooling and flattening."
-    from fastai.vision.learner import create_head
-    return nn.Sequential(*list(create_head(n//2, classes))[2:])
-
-
-def _digits_cnn():
-    def block(i, o): return [nn.Conv2d(i, o, 3, padding=1), nn.BatchNorm2d(o), nn.ReLU()]
-    return nn.Sequential(*block(1, 16), *block(16, 32), nn.MaxPool2d(2), *block(32, 64), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
-
-
-def _mlp(n, classes): return nn.Sequential(nn.Linear(n, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, classes))
-
-
-def task(name, photos=None):
-    "Data, a function that makes the model, and how it is trained. `rates`: those of the truth."
-    adam, sgd = 'Adam', 'SGD'
-    head = dict(opt=adam, bs=32, epochs=5, rates=np.logspace(-4, 0, 13))
-    if name in ('clothing head', 'paper pets frozen', 'pets head'):
-        data = _features(name, photos)
-        classes = int(data[1].max()) + 1
-        return SimpleNamespace(name=name, data=data, make=lambda: _head(data[0].shape[1], classes), **head)
-    if name == 'digits CNN':
-        from sklearn.datasets import load_digits
-        d = load_digits()
-        data = _split(torch.tensor(d.images, dtype=torch.float32)[:, None]/8 - 1, torch.tensor(d.target))
-        return SimpleNamespace(name=name, data=data, make=_digits_cnn, opt=sgd, bs=32, epochs=3, rates=np.logspace(-3, 1, 13))
-    if name == 'tabular MLP':
-        from sklearn.datasets import load_breast_cancer
-        d = load_breast_cancer()
-        x = torch.tensor(d.data, dtype=torch.float32)
-        data = _split((x - x.mean(0))/x.std(0), torch.tensor(d.target))
-        return SimpleNamespace(name=name, data=data, make=lambda: _mlp(x.shape[1], 2), opt='AdamW', bs=16, epochs=5, rates=np.logspace(-4, 0, 13))
-    if name == 'diabetes MLP':
-        from sklearn.datasets import load_diabetes
-        d = load_diabetes()
-        x, y = torch.tensor(d.data, dtype=torch.float32), torch.tensor(d.target, dtype=torch.float32)[:, None]
-        data = _split((x - x.mean(0))/x.std(0), (y - y.mean())/y.std())
-        return SimpleNamespace(name=name, data=data, make=lambda: _mlp(x.shape[1], 1), loss=nn.MSELoss(), opt=sgd, bs=16, epochs=5, rates=np.logspace(-4, 0, 13))
-    if name in ('paper pets unfrozen', 'clothing unfrozen'):
-        from ch5clf.pretrained import lite0
-        from fastai.vision.learner import create_vision_model
-        x, y, xv, yv = _pixels(name, photos)
-        some = torch.randperm(len(x), generator=torch.Generator().manual_seed(42))[:288]  # enough for a truth that a laptop can sweep
-        return SimpleNamespace(name=name, data=[x[some], y[some], xv, yv], make=lambda: create_vision_model(lite0, int(y.max()) + 1), opt=adam, bs=16, epochs=2, rates=np.logspace(-5, -1, 9))
-    raise SystemExit(f'{name}: no such task; there are {", ".join(TUNING + HELD_OUT + FRESH)}')
-
-
-class Rows:
-    "A data set of tensors in memory."
-    def __init__(self, x, y): self.x, self.y = x, y
-    def __len__(self): return len(self.x)
-    def __getitem__(self, i): return self.x[i], self.y[i]
-
-
-def loss_of(t): return getattr(t, 'loss', nn.CrossEntropyLoss())
-
-
-def learner(t, seed):
-    "A fastai learner of a task, from this seed's weights."
-    from fastai.basics import Adam, DataLoader, DataLoaders, Learner, OptimWrapper, set_seed
-    set_seed(seed)
-    opt = {'Adam': Adam, 'SGD': partial(OptimWrapper, opt=partial(torch.optim.SGD, momentum=.9)), 'AdamW': partial(OptimWrapper, opt=torch.optim.AdamW)}[t.opt]
-    x, y, xv, yv = t.data
-    dls = DataLoaders(DataLoader(Rows(x, y), bs=t.bs, shuffle=True, drop_last=True), DataLoader(Rows(xv, yv), bs=256), device='cpu')
-    return Learner(dls, t.make(), loss_func=loss_of(t), opt_func=opt, path=tempfile.gettempdir())
-
-
-def final_loss(t, lr, seed):
-    "Validation loss after one-cycle at this peak rate."
+def trained(t, rate, seed):
+    "Validation loss, error and CPU seconds of one-cycle at this peak rate."
     learn = learner(t, seed)
-    with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(t.epochs, float(lr))
-    return float(learn.recorder.values[-1][1])
+    clock = time.process_time()
+    with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(t.epochs, shaped(t, rate))
+    loss, *error = map(float, learn.recorder.values[-1][1:])
+    return dict(loss=loss, error=error[0] if error else None, cpu=round(time.process_time() - clock, 2))
 
 
 # ---- the finders: each gives a dict of rule -> rate (None: refused) ----------------------------------------------
-def ours(t, seed, **kwargs):
+def groups_of(t): return shaped(t, 1e-3) if t.spread != 1 else None
+
+
+def ours(t, seed):
     from ch5clf.lr_finder import find_lr
-    f = find_lr(learner(t, seed), progress=False, **kwargs)
-    return dict(best=f.best, **(f.suggest._asdict() if f.suggest else {}))
+    f = find_lr(learner(t, seed), lr=groups_of(t), progress=False)
+    low, high = f.interval or (None, None)
+    answer = dict(rate=f.best, low=low, high=high, updates=len(f.lrs), spread=f.spread, why=f.why)
+    return dict(best=answer, **(f.suggest._asdict() if f.suggest else {}))
+
+
+def race(t, seed, share=.5):
+    from ch5clf.lr_finder import find_lr
+    f = find_lr(learner(t, seed), lr=groups_of(t), race=t.epochs, share=share, progress=False)
+    heats = [[int(h.updates), float(h.rate), float(h.loss)] for h in f.heats.itertuples()]
+    return dict(race=dict(rate=f.best, updates=int(f.heats.updates.sum()), length=f.length, heats=heats, why=f.why))
 
 
 def fastai_rules(t, seed):
@@ -162,18 +60,22 @@ def fastai_rules(t, seed):
 
 
 def plain_loop(t, seed):
-    "The same model, optimiser and batches without fastai."
+    "The same model, optimiser and batches without fastai, for finders that take one rate for all (None: cannot)."
+    if t.spread != 1 or t.held or t.clip: return None
     learn = learner(t, seed)
     params = learn.model.parameters()
-    opt = torch.optim.SGD(params, lr=1e-3, momentum=.9) if t.opt == 'SGD' else torch.optim.AdamW(params, lr=1e-3, betas=(.9, .99), eps=1e-5, weight_decay=.01) if t.opt == 'Adam' else torch.optim.AdamW(params, lr=1e-3)
+    opt = {'SGD': partial(torch.optim.SGD, momentum=.9), 'plain SGD': torch.optim.SGD, 'AdamW': torch.optim.AdamW,
+           'RMSprop': torch.optim.RMSprop,
+           'Adam': partial(torch.optim.AdamW, betas=(.9, .99), eps=1e-5, weight_decay=.01)}[t.opt](params, lr=1e-3)
     loader = torch.utils.data.DataLoader(Rows(*t.data[:2]), batch_size=t.bs, shuffle=True, drop_last=True)
-    return learn.model, opt, loss_of(t), loader
+    return learn.model, opt, t.loss, loader
 
 
 def torch_lr_finder(t, seed):
     from torch_lr_finder import LRFinder
     import matplotlib.pyplot as plt
-    model, opt, loss, loader = plain_loop(t, seed)
+    if (loop := plain_loop(t, seed)) is None: return dict(steepest=None)
+    model, opt, loss, loader = loop
     for group in opt.param_groups: group['lr'] = 1e-7
     finder = LRFinder(model, opt, loss, device='cpu')
     finder.range_test(loader, end_lr=10, num_iter=100)
@@ -185,7 +87,8 @@ def torch_lr_finder(t, seed):
 
 def lightning_rule(t, seed):
     "100 steps from 1e-8 to 1, losses averaged as they come (0.98), stopped at four times the best; of the points without the first ten and the last, the most negative gradient."
-    model, opt, loss, loader = plain_loop(t, seed)
+    if (loop := plain_loop(t, seed)) is None: return dict(by_rate=None, by_index=None)
+    model, opt, loss, loader = loop
     model.train()
     rates, smooth, average, best = [], [], 0., math.inf
     batches = (b for _ in range(10**6) for b in loader)
@@ -205,7 +108,8 @@ def lightning_rule(t, seed):
     return dict(by_rate=float(x[np.gradient(y, x).argmin()]), by_index=float(x[np.gradient(y).argmin()]))
 
 
-FINDERS = {'ours': ours, 'ours, 3 repeats': partial(ours, repeats=3), 'fastai': fastai_rules, 'torch-lr-finder': torch_lr_finder, 'Lightning': lightning_rule}
+FINDERS = {'ours': ours, 'race': race, 'race, whole': partial(race, share=1.), 'fastai': fastai_rules,
+           'torch-lr-finder': torch_lr_finder, 'Lightning': lightning_rule}
 DEFAULTS = {'ours': 'best'}
 
 
@@ -244,9 +148,41 @@ def timed(seed, frozen, how):
     return measured(run)
 
 
-# ---- keeping, judging, telling -----------------------------------------------------------------------------------
-def load(): return json.loads(RAW.read_text(encoding='utf-8')) if RAW.exists() else dict(truth=[], finders=[], time=[])
-def save(raw): RAW.write_text(json.dumps(raw, indent=0) + '\n', encoding='utf-8')
+# ---- keeping ------------------------------------------------------------------------------------------------------
+def load(): return json.loads(RAW.read_text(encoding='utf-8')) if RAW.exists() else {}
+
+
+def add(part, rows):
+    "Keep rows; several processes may do so at once."
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with FileLock(CACHE/'raw.lock'):
+        raw = load()
+        raw.setdefault(part, []).extend(rows)
+        lines = [f'{json.dumps(k)}: [\n' + ',\n'.join(map(json.dumps, v)) + '\n]' for k, v in raw.items()]
+        RAW.write_text('{\n' + ',\n'.join(lines) + '\n}\n', encoding='utf-8')
+
+
+def known(part, **row): return any(all(r.get(k) == v for k, v in row.items()) for r in load().get(part, []))
+
+
+# ---- parts: each yields (part, what makes it one run, function that gives its rows) -----------------------------------
+def truth(t):
+    for seed in truth_seeds(t.name):
+        for rate in map(float, t.rates):
+            key = dict(task=t.name, rate=rate, seed=seed)
+            yield 'truth', key, lambda: [dict(**key, **trained(t, rate, seed))]
+
+
+def finders(t):
+    for seed in SEEDS:
+        for finder, f in FINDERS.items():
+            key = dict(task=t.name, finder=finder, seed=seed)
+            def rows():
+                found, cost = measured(lambda: f(t, seed))
+                told = {rule: x if isinstance(x, dict) else dict(rate=None if x is None else float(x))
+                        for rule, x in found.items()}
+                return [dict(**key, rule=rule, **x, **cost) for rule, x in told.items()]
+            yield 'finders', key, rows
 
 
 def truth_of(raw, name):
@@ -322,42 +258,28 @@ def report(raw):
     record(runs/'lr_sweep.json', [dict(arm=r['task'], seed=r['seed'], rate=r['rate'], loss=r['loss']) for r in raw['truth'] if r['task'] in set(table.task)], 'One-cycle at fixed peak rates: validation loss at the end. Tasks: paper pets, 37 breeds of real pets and clothing as a head on frozen features or unfrozen, digits, two tables. Made by bench/lr_finder.py.')
 
 
+PARTS = dict(truth=truth, finders=finders)
+
+
 def main():
     ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ask.add_argument('--photos'); ask.add_argument('--task', nargs='*', default=TUNING + HELD_OUT + FRESH); ask.add_argument('--part', nargs='*', default=['truth', 'finders', 'time', 'report']); ask.add_argument('--seconds', type=float, default=200)
+    ask.add_argument('--photos')
+    ask.add_argument('--task', nargs='*', default=TUNING + HELD_OUT)
+    ask.add_argument('--part', nargs='*', default=list(PARTS) + ['report'])
+    ask.add_argument('--finder', nargs='*', default=list(FINDERS))
+    ask.add_argument('--seconds', type=float, default=200)
     a = ask.parse_args()
-    ends, raw = time.perf_counter() + a.seconds, load()
-    import fastai.callback.progress, fastai.callback.schedule  # they add to Learner
-    def late(): return time.perf_counter() > ends
-    first = task('tabular MLP')
-    first.data = [x[:40] for x in first.data]
-    for f in FINDERS.values(): measured(lambda: f(first, 0))  # what is imported and compiled on first use is nobody's time; nothing of it is kept
-    for name in a.task:
-        t = task(name, a.photos) if {'truth', 'finders'} & set(a.part) else None
-        if 'truth' in a.part:
-            for rate in map(float, t.rates):
-                for seed in (1, 2, 3):
-                    if any((r['task'], r['rate'], r['seed']) == (name, rate, seed) for r in raw['truth']): continue
-                    if late(): return print('call again: truth', name)
-                    raw['truth'].append(dict(task=name, rate=rate, seed=seed, loss=final_loss(t, rate, seed)))
-                    save(raw)
-        if 'finders' in a.part:
-            for seed in SEEDS:
-                for finder, f in FINDERS.items():
-                    if any((r['task'], r['finder'], r['seed']) == (name, finder, seed) for r in raw['finders']): continue
-                    if late(): return print('call again: finders', name)
-                    found, cost = measured(lambda: f(t, seed))
-                    raw['finders'] += [dict(task=name, finder=finder, rule=rule, seed=seed, rate=None if rate is None else float(rate), **cost) for rule, rate in found.items()]
-                    save(raw)
-    if 'time' in a.part:
-        for seed in (1, 2, 3):
-            for body, how in (('frozen', 'features'), ('frozen', 'exact'), ('frozen', 'fastai'), ('unfrozen', 'exact'), ('unfrozen', 'fastai')):
-                if any((r['body'], r['how'], r['seed']) == (body, how, seed) for r in raw['time']): continue
-                if late(): return print('call again: time', body, how)
-                (rate, updates), cost = timed(seed, body == 'frozen', how)
-                raw['time'].append(dict(body=body, how=how, seed=seed, rate=None if rate is None else float(rate), updates=updates, threads=torch.get_num_threads(), **cost))
-                save(raw)
-    if 'report' in a.part: report(raw)
+    import fastai.callback.progress, fastai.callback.schedule  # noqa: F401 (they add to Learner)
+    torch.set_num_threads(1)
+    ends = time.perf_counter() + a.seconds
+    for part in [p for p in a.part if p in PARTS]:
+        for name in a.task:
+            t = task(name, a.photos)
+            for kind, key, rows in PARTS[part](t):
+                if key.get('finder', a.finder[0]) not in a.finder or known(kind, **key): continue
+                if time.perf_counter() > ends: return print('call again:', kind, key)
+                add(kind, rows())
+    if 'report' in a.part: report(load())
     print('complete')
 
 

@@ -100,7 +100,7 @@ def plain(
     its name in a `Foreign`."""
     # The net is under the answer, not under us: an object's class may lie in ways that nobody foresees.
     try: return _plain(x, depth)
-    except Exception: return Foreign('object')
+    except (Exception, SystemExit): return Foreign('object')
 
 # %% ../nbs/workshop/30_answers.ipynb #10fab74d
 def _plain(x, depth):

@@ -75,7 +75,9 @@ class EpochStory:
 # %% ../nbs/workshop/28_epochs.ipynb #87687819
 def _epoch_table(recorder):
     "The recorder's losses and metrics, an epoch a row, and the rate at the end of each epoch."
-    if not getattr(recorder, 'values', None): raise ValueError('nothing was recorded yet; train the learner first')
+    if not getattr(recorder, 'values', None):
+        raise ValueError('nothing was recorded yet; train the learner first (one from load_learner keeps no record: '
+                         'call epoch_story before learn.export)')
     names = [n for n in recorder.metric_names if n not in ('epoch', 'time')]
     if any(len(row) != len(names) for row in recorder.values):
         raise ValueError('the epochs were not all validated, so there is nothing to compare; '

@@ -487,7 +487,7 @@ def _thrown_together(text, mentions, own):
 
 # %% ../nbs/workshop/34_kinds.ipynb #982428a9
 _TURNED = re.compile(r'\bafter\b|\bon top of\b|\bof\b|\bappl\w+ to\b|\bfrom\b|\bon\b|\btakes\b|\((?!\s*\))|\bfollows\b|'
-                     r'\bpreceded by\b|전에|앞서|이전')
+                     r'\bpreceded by\b|전에|앞서|이전|^ ?(?:의 )?앞에')
 _SECOND_IS_FIRST = re.compile(r'^\s*(가|이|를|을|는|은)?\s*(먼저|first)|^\s*(의 (출력|결과)|다음|뒤|후에|이후|결과)')
 _ORDER_TOLD = re.compile(r'\bthen\b|\bbefore\b|followed by|\bfirst\b|->|→|⟶|다음|후|뒤|나서|먼저|차례|순서|이어|거쳐')
 
@@ -846,14 +846,13 @@ class Code(Kind):
         return self._recognised(got, expected, cases) or self._some(passed, len(cases), first)
     def _run(self, fn, args):
         "One case: its plain value, a verdict if the call itself went wrong, and whether that ends the run."
-        given = copy.deepcopy(args)
-        ran = run_guarded(fn, given, self._seconds)
+        ran = run_guarded(fn, copy.deepcopy(args), self._seconds)
         bad = self._trouble(ran, args)
         if ran.late: return None, bad, True
-        if bad is None and not same(plain(list(given)), plain(list(args)), 0, 0):
+        if bad is None and not same(ran.given, plain(list(args)), 0, 0):
             return None, _wrong(say('The function changes its inputs; work on a copy, or make a new object.',
                                     '함수가 입력을 바꿔요. 복사본에서 계산하거나 새로 만드세요.')), True
-        return plain(ran.value), bad, False
+        return ran.value, bad, False
     def _trouble(self, ran, args):
         "A verdict if the call itself went wrong, else None."
         given, error = short(', '.join(map(shown, args)), 120), ran.error

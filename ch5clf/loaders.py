@@ -13,13 +13,20 @@ __doc__ = """Loaders for a folder of pictures, and what the chapters train on.
     dls = pet_dls(data.path, **data.sizes)  # `Breed_name_12.jpg` files, or a folder for each class
 """
 import operator, os
+from collections import Counter
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from .labels import labeller_for, read_folder, splitter_for
+import torch
+from .fonts import drawable
+from .labels import find_pictures, labeller_for, read_folder, splitter_for
 from .photos import problem_of, usable_images
+from .pictures import presized, quietly
 from .places import cache_folder, quiet_imports
 from .presize import PresizeDL, presize_store
+from .twins import sketch, twin_groups
 
 # %% ../nbs/workshop/17_loaders.ipynb #daa35112
 with quiet_imports():
@@ -27,6 +34,7 @@ with quiet_imports():
     from fastai.data.core import DataLoaders
     from fastai.data.external import URLs, untar_data
     from fastai.data.transforms import ColReader, ColSplitter, get_image_files
+    from fastai.losses import CrossEntropyLossFlat
     from fastai.vision.augment import Resize, aug_transforms
     from fastai.vision.data import ImageBlock
 
@@ -65,7 +73,7 @@ def _own(chosen):
     return path
 
 def _single(files, classes):
-    return (f'{len(files)} pictures of a single class ({", ".join(classes)}); '
+    return (f'{len(files)} picture{"s"*(len(files) != 1)} of a single class ({", ".join(classes)}); '
             'at least two classes are needed, as Breed_name_12.jpg or a folder for each')
 
 def course_data() -> CourseData: # path, kind and budget
@@ -112,17 +120,26 @@ def _without_unreadable(files, problems):
     "Training goes on without pictures that cannot be read, after naming them."
     if not problems: return files
     reasons = [problem_of(f) or why for f, why in list(problems.items())[:10]]
-    print(f'{len(problems)} of {len(files)} pictures are left out:', *reasons, sep='\n  ')
+    print(f'{len(problems)} of {len(files)} pictures {"is" if len(problems) == 1 else "are"} left out:', *reasons, sep='\n  ')
     return files.filter(lambda f: str(f) not in problems)
 
-def _check_parts(folder, files, parts, grouped):
+def _without(path, files, leave_out):
+    "The pictures but for those that somebody dropped. `ValueError` for a name that means none, or several."
+    if not leave_out: return files
+    out = {*find_pictures(path, files, [leave_out] if isinstance(leave_out, (str, Path)) else leave_out)}
+    return files.filter(lambda f: f not in out)
+
+def _check_parts(folder, files, parts, grouped, twins):
     "Can this split be learnt from? Each class that is held back must be among the training pictures."
     train, valid = ({folder.labels[files[i]] for i in part} for part in parts)
     unseen = valid - train or (set() if folder.declared else train - valid)
     if unseen or len(parts[0]) < 2 or not len(parts[1]):
         holds = f', where {" and ".join(sorted(unseen))} stand{"s"*(len(unseen) < 2)} on one side only' if unseen else ''
-        raise ValueError(f'{folder.path}: {len(parts[0])} pictures to train on and {len(parts[1])} held back{holds}; '
-                         f'each class needs two pictures or more, one for each side{", in two groups or more" if grouped else ""}')
+        near = 'that are not nearly the same (or give twins=False), ' if twins and not folder.declared else ''
+        n = len(parts[0])
+        raise ValueError(f'{folder.path}: {n} picture{"s"*(n != 1)} to train on and {len(parts[1])} held back{holds}; '
+                         f'each class needs two pictures or more, {near}one for each side'
+                         f'{", in two groups or more" if grouped else ""}')
 
 # %% ../nbs/workshop/17_loaders.ipynb #4c7476f2
 def _batch_size(bs):
@@ -139,12 +156,54 @@ def _is_ours(path):
     try: return path.is_relative_to(cache_folder().resolve())
     except RuntimeError: return False # the home of an unknown user
 
-def _say(folder):
+def _say(path, said):
     "What was read, once for each folder and finding. Our own drawings need no word."
-    word = folder.path.resolve(), folder.said
+    word = path.resolve(), said
     if word in _told or _is_ours(word[0]): return
     _told.add(word)
-    print(folder.said)
+    print(said)
+
+# %% ../nbs/workshop/17_loaders.ipynb #0c5aed05
+_seen = {} # pictures of a store -> groups; looking takes a moment, and notebooks make loaders often
+
+def _twins_of(files, store):
+    "Picture -> a number that nearly equal ones share, for those that have such."
+    def sketched(f): return sketch(store[f] if store else presized(f, 128))
+    key = store and (store.file, tuple(store.rows[str(f)] for f in files))
+    groups = _seen.get(key)
+    if groups is None:
+        with quietly(), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            groups = twin_groups(list(pool.map(sketched, files)))
+        if key: _seen[key] = groups
+    many = {g for g, n in Counter(groups.tolist()).items() if n > 1}
+    return {f: g for f, g in zip(files, groups.tolist()) if g in many}
+
+def _said_of_scale(store):
+    if not store or not store.scale: return ''
+    return ';\nof pixels with more than 8 bits {:,.6g} becomes black and {:,.6g} white (scale=)'.format(*store.scale)
+
+def _said_of(twins, files, parts, declared):
+    "A line on nearly equal pictures, or nothing."
+    if not twins: return ''
+    train, valid = ([files[i] for i in part] for part in parts)
+    if not declared:
+        n = len({*twins.values()})
+        return (f';\n{len(twins)} of them are nearly the same as another: {n} group{"s"*(n > 1)}, each kept on one side '
+                '(check_images names them; twins=False: nobody looks)')
+    learnt = {twins.get(f) for f in train}
+    n = sum(f in twins and twins[f] in learnt for f in valid)
+    return f';\nof those held back {n} are nearly the same as one that is trained on; check_images names them' if n else ''
+
+# %% ../nbs/workshop/17_loaders.ipynb #e2f4345a
+def _weighted(weights, vocab, labels, device):
+    "fastai's loss with a weight for each class. `ValueError` where `weights` does not give one for each."
+    counts, k = Counter(labels), len(vocab)
+    if isinstance(weights, str) and weights == 'balanced': weights = {c: len(labels)/(k*counts[c]) for c in vocab}
+    found = [weights.get(c) for c in vocab] if isinstance(weights, Mapping) else [None]
+    if None in found or len(weights) != k or not all(float(w) > 0 for w in found):
+        raise ValueError(f"weights={weights!r}: expected 'balanced', or a dict with a number above 0 for each class: "
+                         f'{", ".join(vocab)}')
+    return CrossEntropyLossFlat(weight=torch.tensor([float(w) for w in found], device=device))
 
 # %% ../nbs/workshop/17_loaders.ipynb #244d2fb7
 def pet_dls(
@@ -157,8 +216,12 @@ def pet_dls(
     labels=None, # corrections: dict or Series from a picture's path below `path` (or its name, if no other has it) to
                  # its label; a DataFrame, a table's file name, or a function of that path; False: pass tables over
     new_classes=False, # may `labels` name a class that no picture had?
+    leave_out=(), # pictures that are not used: their paths below `path`, or names that no other has
     group=None, # what stays on one side of the split: a column of the table, or a function of the path below `path`
     valid_pct=None, # share of each class that is held back, .2 by default; only where the set declares no split
+    twins=True, # keep nearly equal pictures on one side of a random split? False: nobody looks for them
+    scale=None, # numbers that become black and white in pictures with more than 8 bits; by default one for the set
+    weights=None, # of the classes in the loss: 'balanced' (the rarer, the heavier), or a dict from class to weight
     num_workers=0, # processes that load; with 0 two runs with one seed are equal
     **kwargs, # for fastai's `DataBlock.dataloaders`
 ) -> DataLoaders: # batches: pictures (bs, 3, size, size) in 0..1, labels (bs,)
@@ -170,30 +233,37 @@ def pet_dls(
         x, y = dls.one_batch()      # (32, 3, 64, 64) and (32,)
 
     What the folder was taken for is printed once, and kept in `dls.said`: labels by a table (`labels.csv`), folders or
-    names; a split as the table or train/ and valid/ declare it; test/ is never trained on.
+    names; a split as the table or train/ and valid/ declare it; test/ is never trained on. Nearly equal pictures stay
+    on one side of a random split (`twins`).
     `ValueError` for whatever `read_folder` refuses (such as files without a label, which it names), for `presize` below
     `size`, `bs` below 2, and no pictures or too few of a class; unreadable ones are named and left out."""
     path, bs = Path(path).expanduser(), _batch_size(bs)
     if presize < size:
         raise ValueError(f'presize={presize}, size={size}: presize must be at least size, or pictures are enlarged; '
                          f'take presize={round(size*1.25)}')
-    files = usable_images(path, decode=not cached)
+    files = _without(path, usable_images(path, decode=not cached), leave_out)
     if not files:
         raise ValueError(f'{path}: no pictures in this folder; '
                          'expected Breed_name_12.jpg files, or a folder for each class')
     folder = read_folder(path, labels, files, new_classes, group)
     if len(folder.classes) < 2: raise ValueError(f'{path}: {_single(folder.files, folder.classes)}')
-    files, splitter = folder.files, folder.splitter(seed, valid_pct, group)
-    _say(folder)
+    files, store = folder.files, None
     if cached:
-        store = presize_store(files, presize)
+        store = presize_store(files, presize, scale)
         files = _without_unreadable(files, store.problems)
         kwargs |= dict(dl_type=PresizeDL, store=store, size=size, presize=presize)
+    alike = _twins_of(files, store) if twins and not _is_ours(path.resolve()) else {}
+    splitter = folder.splitter(seed, valid_pct, group, alike)
     parts = splitter(files)
-    _check_parts(folder, files, parts, group is not None)
+    said = folder.said + _said_of_scale(store) + _said_of(alike, files, parts, folder.declared)
+    _say(path, said)
+    _check_parts(folder, files, parts, group is not None, alike)
     block = DataBlock(blocks=(ImageBlock, CategoryBlock), get_items=lambda _: files, get_y=folder.labeller,
                       splitter=splitter, **({} if cached else _two_steps(size, presize)))
     bs = min(bs, len(parts[0]))  # fastai drops the last, smaller batch: of few pictures it would drop all
     dls = block.dataloaders(path, bs=bs, num_workers=num_workers, **kwargs)
-    dls.said = folder.said
+    dls.said = said
+    drawable(dls.vocab) # figures of these loaders shall show no boxes
+    if weights is not None:
+        dls.train_ds.loss_func = _weighted(weights, dls.vocab, [folder.labels[files[i]] for i in parts[0]], dls.device)
     return dls

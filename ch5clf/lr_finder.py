@@ -17,7 +17,8 @@ __doc__ = """How fast to learn: the rate test by hand, two rules of thumb, a fin
 import numpy as np
 import torch
 from .features import frozen_features
-from .sweep import LRFinding, Rates, Suggested, find_lr
+from .finder import find_lr
+from .sweep import LRFinding, Rates, Suggested
 
 # %% ../nbs/02_lr_finder.ipynb #5fd6c7e4
 _all_ = ['Suggested', 'Rates', 'frozen_features', 'LRFinding', 'find_lr']

@@ -21,7 +21,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from .pictures import (FORMATS, REMEDIES, SUFFIXES, BadPicture, PictureFile, bands, files_below, one_at_a_time,
-                             orientation, printable, quietly)
+                             orientation, printable, quietly, scale_of)
+from .twins import sketch, twin_pairs
 from fastcore.foundation import L
 from fastcore.imports import IN_NOTEBOOK
 from fastprogress.fastprogress import progress_bar
@@ -37,7 +38,8 @@ _LOOKS = { # problem of a picture that can be read: what to do about it
     'blank': 'delete it',
     'two labels': 'find out which label is right, keep that picture, delete the other',
     'leak': 'delete one of the two: tested on pictures it has learnt, a model looks better than it is',
-    'duplicate': 'keep one'}
+    'duplicate': 'keep one',
+    'near duplicate': 'look at both; if they show one moment, keep the better one'}
 _LABELS = { # told by whoever knows what a folder means
     'table': 'mend the table; until then nothing can be trained',
     'split': 'put each picture on its side',
@@ -95,8 +97,8 @@ def _is_blank(im): return im.mode in ('L', 'RGB') and all(lo == hi for lo, hi in
 
 def _colours(im, head):
     if im.mode[0] == 'I' or im.mode == 'F':
-        return (f'grey with {16 if "16" in im.mode else 32} bits a pixel: the course scales it to 8; '
-                'with cached=False, what is brighter than 255 turns white')
+        low, high = (f'{n:,.4g}' if im.mode == 'F' else f'{n:,}' for n in im.getextrema())
+        return f'grey with {16 if "16" in im.mode else 32} bits a pixel, {low} to {high}: the course scales it to 8'
     if im.mode == 'CMYK': return 'CMYK, the inks of a printer: on a screen its colours are only roughly right'
     if im.format == 'PNG' and head[24] == 16: return '16 bits a colour, of which 8 are read'
 
@@ -121,8 +123,12 @@ def _hash(picture):
     for _, band in bands(picture): digest.update(np.asarray(band))
     return digest.digest()
 
+def _sketch(picture):
+    "The sketch of a Pillow picture; a large one is shrunk first."
+    return sketch(np.asarray(picture.reduce(max(1, min(picture.size)//128))))
+
 def _look(file, decode=True):
-    "Rows on one file, and the hash of its pixels where they were decoded. Never raises."
+    "Rows on one file, and the hash and the sketch of its pixels where they were decoded. Never raises."
     rows = []
     try:
         with PictureFile(file) as f:
@@ -130,7 +136,8 @@ def _look(file, decode=True):
             im = f.header()
             if not decode and f.ends: return rows, None
             with one_at_a_time(im):
-                pixels = _hash(f.rgb())
+                rgb = f.rgb()
+                pixels = (_hash(rgb), _sketch(rgb)) if decode else True
                 if decode: rows += _looks(im, f.head)
             return rows, pixels
     except BadPicture as e: rows.append(_row_of(e))
@@ -174,26 +181,48 @@ def _rivals(group, told):
     two = list(first.items())[:2]
     return {f: next((o for what, o in two if told.get(f) and what != told[f]), None) for f in group}
 
-def _twins(path, pixels, labels, sides):
-    "Rows on pictures that are there more than once; `pixels` maps files to hashes."
+def _twins(path, looks, labels, sides):
+    "Rows on pictures that are there more than once; `looks` maps files to hash and sketch."
     groups = {}
-    for f, p in pixels.items(): groups.setdefault(p, []).append(f)
+    for f, (pixels, _) in looks.items(): groups.setdefault(pixels, []).append(f)
     for group in groups.values():
-        if len(group) > 1: yield from _twin_rows(path, group, labels, sides)
+        if len(group) > 1: yield from _twin_rows(path, group, labels, sides, 'duplicate', partial(_exactly, path))
+    yield from _near_twins(path, {group[0]: looks[group[0]][1] for group in groups.values()}, labels, sides)
 
-def _twin_rows(path, group, labels, sides):
+def _exactly(path, f, o): return f'the same {"bytes" if _same_bytes(f, o) else "pixels"} as {_name_of(o, path)}'
+
+def _near_twins(path, sketches, labels, sides):
+    "Rows on pictures that are nearly the same; each is told beside those it was found with."
+    files, beside, flipped = list(sketches), {}, set()
+    for i, j, _, flip in twin_pairs(list(sketches.values())):
+        a, b = files[i], files[j]
+        for f, o in ((a, b), (b, a)): beside.setdefault(f, []).append(o)
+        if flip: flipped |= {(a, b), (b, a)}
+    def nearly(f, o): return f'nearly the same picture as {_name_of(o, path)}' + ', mirrored'*((f, o) in flipped)
+    for f, others in beside.items():
+        yield from _twin_rows(path, [f, *others], labels, sides, 'near duplicate', nearly, [f])
+
+def _twin_rows(path, group, labels, sides, problem, same, about=None):
     rivals, leaks = _rivals(group, labels), _rivals(group, sides)
     more = f', and {len(group)-2} more' if group[2:] else ''
-    for f in group:
-        def same(o): return f'the same {"bytes" if _same_bytes(f, o) else "pixels"} as {_name_of(o, path)}'
+    for f in about or group:
         rival, leak, twin = rivals[f], leaks[f], group[f == group[0]]
-        if rival: yield f, _row('two labels', f'{same(rival)}, which is labelled {labels[rival]}; this one {labels[f]}')
+        if rival:
+            yield f, _row('two labels', f'{same(f, rival)}, which is labelled {labels[rival]}; this one {labels[f]}')
         if leak:
             here = f'which stands on the side of {sides[leak]}; this one on that of {sides[f]}'
-            yield f, _row('leak', f'{same(leak)}, {here}')
+            yield f, _row('leak', f'{same(f, leak)}, {here}')
         if not rival and not leak:
             risk = '' if sides.get(f) else '; a random split may train on one and test on the other'
-            yield f, _row('duplicate', same(twin) + more + risk)
+            if problem == 'near duplicate' and risk: risk = '; pet_dls keeps both on one side of a random split'
+            yield f, _row(problem, same(f, twin) + more + risk)
+
+# %% ../nbs/workshop/15_photos.ipynb #0f5dd5fb
+def _with_scale(rows, scale):
+    "The rows; those on deep pictures say which numbers of the set become black and white."
+    if not scale: return rows
+    more = ' ({:,.6g} to {:,.6g}, for the whole set: scale=); with cached=False, what is over 255 turns white'.format(*scale)
+    return [(f, {**r, 'detail': r['detail'] + more} if r['detail'].endswith('scales it to 8') else r) for f, r in rows]
 
 # %% ../nbs/workshop/15_photos.ipynb #1ddbc2ae
 def check_photos(
@@ -213,6 +242,7 @@ def check_photos(
     rows += [(f, _no_text) for f in files if not _shows(f)]
     named = [f for f in files if f.suffix.lower() in SUFFIXES and _shows(f)]
     pictures = [f for f in named if all(r['usable'] for r in found[f][0])]
+    rows = _with_scale(rows, scale_of(pictures))
     labels, sides, odd = meaning_of(path, pictures) if meaning_of else ({}, {}, [])
     rows += [(f, _row(*why, usable=False)) for f, *why in odd]
     rows += _twins(path, {f: found[f][1] for f in pictures}, labels, sides)
@@ -240,7 +270,7 @@ def _say_once(path, left, of):
     _told.add(told)
     lines = [f'  {_name_of(f, path)}: {_words(r)}' for f, r in left.items()]
     more = [f'  and {len(lines)-10} more; check_images({path.name!r}) names them all'] if lines[10:] else []
-    print('\n'.join([f'{len(left)} of {of} pictures are left out:', *lines[:10], *more]))
+    print('\n'.join([f'{len(left)} of {of} pictures {"is" if len(left) == 1 else "are"} left out:', *lines[:10], *more]))
 
 def usable_images(
     path, # folder of pictures

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FORMATS', 'SUFFIXES', 'REMEDIES', 'MAX_PIXELS', 'MAX_SIDE', 'printable', 'BadPicture', 'kind_of', 'reads',
-           'ends_well', 'one_at_a_time', 'orientation', 'bands', 'white_of', 'on_screen', 'open_regular', 'quietly',
-           'PictureFile', 'open_picture', 'presized', 'files_below']
+           'ends_well', 'one_at_a_time', 'orientation', 'bands', 'checked_scale', 'scale_of', 'on_screen',
+           'open_regular', 'quietly', 'PictureFile', 'open_picture', 'presized', 'files_below']
 
 # %% ../nbs/workshop/11_pictures.ipynb #4e349553
 __doc__ = """Open picture files as people have them. Every trouble is a `BadPicture`, an `OSError` in words.
@@ -195,29 +195,78 @@ def bands(im, rows=None):
     rows = rows or max(1, 2**22//im.width)
     for y in range(0, im.height, rows): yield y, im.crop((0, y, im.width, min(im.height, y + rows)))
 
-def white_of(
-    im, # Pillow image of 16 or 32 bits a pixel
-) -> float: # 1, 255 or 65,535
-    "The brightness that this picture's numbers seem to call white. `BadPicture` where they are no numbers."
-    high = max(float(np.asarray(band).max()) for _, band in bands(im))
-    if np.isnan(high):
-        raise BadPicture('odd colours', 'some of its pixels are no numbers (NaN)', 'replace them, save it with 8 bits')
-    return 1. if high <= 1 else 255. if high <= 255 else 65535.
+def _numbers(im):
+    "Some numbers of a deep picture, its lowest and highest among them. `BadPicture` where some are no numbers."
+    found = []
+    for _, band in bands(im):
+        a = np.asarray(band).ravel()
+        if (odd := int((~np.isfinite(a)).sum())):
+            raise BadPicture('odd colours', f'{odd:,} of its pixels are no numbers (NaN or infinite)',
+                             'replace them, save it with 8 bits')
+        found += [a[::max(1, a.size//4096)].copy(), [a.min(), a.max()]] # a view would keep the band in memory
+    return np.unique(np.concatenate(found).astype(np.float64))
 
-def _to_rgb(im, white):
+def _scale(numbers):
+    "The pair of numbers that a set of pictures, of which these are some numbers, calls black and white."
+    v = np.unique(numbers)
+    if len(v) > 32 and v[1] - v[0] > v[-1] - v[1]: v = v[1:] # a mask
+    if len(v) > 32 and v[-1] - v[-2] > v[-2] - v[0]: v = v[:-1]
+    low, high = float(v[0]), float(v[-1])
+    if low >= 0 and high <= 1: return 0., 1.
+    if low >= -1 and high <= 1: return -1., 1.
+    if low >= 0 and (v == v.round()).all() and high < 2**16: # what a camera or a scanner counts with
+        return 0., float(next(2**bits - 1 for bits in (8, 10, 12, 14, 16) if high < 2**bits))
+    return (low, high) if high > low else (low, low + 1)
+
+def checked_scale(
+    scale, # two numbers, or None
+) -> tuple|None: # two floats
+    "The scale that somebody gave. `ValueError` where these are not two numbers, the lower first."
+    if scale is None: return None
+    try: low, high = map(float, scale)
+    except (TypeError, ValueError): low = high = np.nan
+    if low < high and np.isfinite([low, high]).all(): return low, high
+    raise ValueError(f'scale={scale!r}: two numbers are expected, those that become black and white; '
+                     'for 12 bits take scale=(0, 4095)')
+
+def _numbers_in(file):
+    "As `_numbers`, from a file; None where its pixels have 8 bits or cannot be read."
+    try:
+        with PictureFile(file) as f:
+            im = f.header()
+            if not _is_deep(im): return None
+            with one_at_a_time(im): return _numbers(im)
+    except BadPicture: return None # named by whoever reads it
+
+def scale_of(
+    files, # paths of the pictures of a set
+    most:int=200, # files with a suffix of deep pictures that are opened, spread over the set
+) -> tuple|None: # the two numbers that become 0 and 255; None where no picture has more than 8 bits
+    "What the numbers of a set's deep pictures mean: one scale for all. Raises nothing on account of a file."
+    deep = [f for f in files if Path(f).suffix.lower() not in _NEVER_DEEP]
+    found = [v for f in deep[::-(-len(deep)//most) or 1] if (v := _numbers_in(f)) is not None]
+    return _scale(np.concatenate(found)) if found else None
+
+_NEVER_DEEP = frozenset('.jpg .jpeg .jpe .jfif .mpo .gif .bmp .dib .webp .avif .avifs .heic .heif .hif'.split())
+
+def _to_rgb(im, scale):
     if _is_deep(im): # Pillow would cut these off at 255 instead of scaling them
-        im = Image.fromarray((np.asarray(im, np.float32)*(255/white)).clip(0, 255).astype(np.uint8))
+        low, high = scale
+        a = np.array(im, np.float32)
+        a -= low
+        a *= 255/(high - low)
+        im = Image.fromarray(np.nan_to_num(a, copy=False).clip(0, 255, out=a).astype(np.uint8))
     if im.mode in ('RGBA', 'RGBa', 'LA', 'La', 'PA') or 'transparency' in im.info:
         im = im.convert('LA').convert('RGBA') if im.mode == 'La' else im.convert('RGBA')
         im = Image.alpha_composite(Image.new('RGBA', im.size, 'white'), im)
     return im if im.mode == 'RGB' else im.convert('RGB')
 
 # %% ../nbs/workshop/11_pictures.ipynb #1d059321
-def _by_bands(im, factor, white):
+def _by_bands(im, factor, scale):
     w, h = im.size
     out = Image.new('RGB', (-(-w//factor), -(-h//factor)))
     for y, band in bands(im, max(1, 2**22//w//factor)*factor):
-        band = _to_rgb(band, white)
+        band = _to_rgb(band, scale)
         out.paste(band.reduce(factor) if factor > 1 else band, (0, y//factor))
     if factor == 1: return out
     exact = w/factor, h/factor # the last row and column of `out` stand for less than the others
@@ -226,14 +275,14 @@ def _by_bands(im, factor, white):
 def on_screen(
     im, # Pillow image
     short_side:int|None=None, # pixels that will be made of it: a large one may be shrunk to three times that
-    white:float|None=None, # brightness that becomes 255, where pixels have more than 8 bits; by default `white_of`
+    scale:tuple|None=None, # numbers that become 0 and 255, where pixels have more than 8 bits; by default its own
 ) -> Image.Image: # RGB, upright
     "A picture as it is meant to be seen: turned by its EXIF note, on white where transparent, scaled to 8 bits."
     im.load() # first: Pillow may decode while it looks for the note, and that error is none of the note's
     turn = _TURNS.get(orientation(im))
-    if _is_deep(im): white = white or white_of(im)
+    if _is_deep(im): scale = scale or _scale(_numbers(im))
     factor = max(1, min(im.size)//(3*short_side)) if short_side else 1
-    im = _to_rgb(im, white) if im.width*im.height <= _LARGE else _by_bands(im, factor, white)
+    im = _to_rgb(im, scale) if im.width*im.height <= _LARGE else _by_bands(im, factor, scale)
     if turn is None: return im
     im = im.transpose(turn)
     im.info = {} # the note has been obeyed
@@ -377,40 +426,40 @@ class PictureFile:
         return im
     def rgb(self,
         short_side:int|None=None, # pixels that will be made of it
-        white:float|None=None, # as for `on_screen`
+        scale:tuple|None=None, # as for `on_screen`
     ) -> Image.Image: # RGB, upright
         "The decoded picture, as `on_screen` gives it."
         im = self.header()
         with one_at_a_time(im):
             if short_side: im.draft('RGB', [round(1.5*short_side)]*2)
-            return on_screen(im, short_side, white)
+            return on_screen(im, short_side, scale)
 
 # %% ../nbs/workshop/11_pictures.ipynb #9fb3379b
 def open_picture(
     file, # path, bytes, an open binary file, or a Pillow image
     short_side:int|None=None, # pixels that will be made of it: what is much larger may come at a fraction of its size
-    white:float|None=None, # brightness that becomes 255, where pixels have more than 8 bits; by default guessed
+    scale:tuple|None=None, # numbers that become 0 and 255, where pixels have more than 8 bits; by default guessed
 ) -> Image.Image: # RGB, upright
     """A picture as it is meant to be seen: EXIF orientation applied, transparency on white, 16 bits scaled to 8.
 
     Raises `BadPicture`, an `OSError` that names the file, what is wrong and what to do. Pipes and devices are
     never opened, nothing over `MAX_PIXELS` is decoded, no other program is started."""
     if not isinstance(file, Image.Image):
-        with PictureFile(file) as f: return f.rgb(short_side, white)
+        with PictureFile(file) as f: return f.rgb(short_side, scale)
     if getattr(file, 'tile', None) and file.format not in {*FORMATS, 'MPO'}: # not yet decoded, and who knows by what
         raise BadPicture('not an image', f'an open file of the format {file.format}')
     _check_image(file)
-    with one_at_a_time(file): return on_screen(file, short_side, white)
+    with one_at_a_time(file): return on_screen(file, short_side, scale)
 
 def presized(
     file, # path, bytes, an open binary file, or a Pillow image
     presize:int, # pixels of the short side
-    white:float|None=None, # as for `open_picture`
+    scale:tuple|None=None, # as for `open_picture`
 ) -> np.ndarray: # uint8 (height, width, 3)
     "The whole picture with its short side reduced to `presize`, never enlarged. Errors as `open_picture`."
-    im = open_picture(file, presize, white)
-    scale = presize/min(im.size)
-    if scale < 1: im = im.resize([max(1, round(n*scale)) for n in im.size], Image.BICUBIC, reducing_gap=3)
+    im = open_picture(file, presize, scale)
+    shrink = presize/min(im.size)
+    if shrink < 1: im = im.resize([max(1, round(n*shrink)) for n in im.size], Image.BICUBIC, reducing_gap=3)
     return np.asarray(im)
 
 # %% ../nbs/workshop/11_pictures.ipynb #d8bcde51

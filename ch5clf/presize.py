@@ -22,7 +22,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from .pictures import FORMATS, BadPicture, PictureFile, open_picture, open_regular, presized, printable, quietly, reads
+from .pictures import (FORMATS, BadPicture, PictureFile, checked_scale, open_picture, open_regular, presized, printable, quietly,
+                             reads, scale_of)
 from .places import cache_folder, quiet_imports, sweep
 from PIL import Image
 with quiet_imports():
@@ -65,6 +66,7 @@ class Store:
     ):
         self.file, self.rows, self.problems = Path(file), rows, dict(problems)
         self.index = _index_of(file)
+        self.scale = self.index.get('scale') and tuple(self.index['scale']) # of pictures with more than 8 bits
         self.data = np.memmap(file, np.uint8, 'r')
         self._checked, self._anew = set(), {} # rows that were compared; pictures that the store could not take back
 
@@ -86,7 +88,7 @@ class Store:
         "Read a damaged picture from its own file again, and put it right in the store where that may be written."
         print(f'{printable(Path(path).name)} was damaged in {self.file} and is read from its own file again.')
         offset, *_, checksum = self.index['pictures'][row]
-        with quietly(): picture = presized(path, self.index['presize'])
+        with quietly(): picture = presized(path, self.index['presize'], self.scale)
         self._anew[row] = picture
         if zlib.crc32(picture) == checksum: # otherwise the file is another one by now
             with suppress(OSError):
@@ -106,13 +108,13 @@ def _digest(file):
         with open_regular(file) as f: return hashlib.file_digest(f, 'blake2b').hexdigest()[:32]
     except OSError: return None
 
-def _decode(file, digest, presize):
+def _decode(file, digest, presize, scale):
     "A presized picture, or words for why there is none."
     try:
         with open_regular(file) as f:
             now = hashlib.file_digest(f, 'blake2b').hexdigest()[:32]
             if now != digest: return 'it was changed meanwhile; run this again'
-            return presized(f, presize)
+            return presized(f, presize, scale)
     except BadPicture as e: return e.words
     except OSError as e: return e.strerror or str(e)
 
@@ -124,7 +126,7 @@ def _needed(file, presize):
     s = min(1, presize/min(w, h))
     return round(3*w*h*s*s)
 
-def _write(part, files, presize, threads, show):
+def _write(part, files, presize, scale, threads, show):
     pictures, rows, problems, waiting = [], {}, {}, deque()
     with open(part, 'xb') as out, ThreadPoolExecutor(threads) as pool:
         def keep():
@@ -134,10 +136,10 @@ def _write(part, files, presize, threads, show):
             pictures.append((out.tell(), *picture.shape[:2], zlib.crc32(picture)))
             out.write(picture)
         for digest, file in (progress_bar(list(files.items()), leave=False) if show else files.items()):
-            waiting.append((digest, pool.submit(_decode, file, digest, presize)))
+            waiting.append((digest, pool.submit(_decode, file, digest, presize, scale)))
             if len(waiting) > 4*threads: keep() # a window, so that memory does not grow with the set
         while waiting: keep()
-        index = json.dumps(dict(presize=presize, pictures=pictures, rows=rows, problems=problems)).encode()
+        index = json.dumps(dict(presize=presize, scale=scale, pictures=pictures, rows=rows, problems=problems)).encode()
         out.write(index + len(index).to_bytes(8, 'little') + zlib.crc32(index).to_bytes(4, 'little') + _MAGIC)
         out.flush(); os.fsync(out.fileno())
 
@@ -155,7 +157,7 @@ def _no_room(folder, n, presize, need, free):
     return OSError(f'{folder}: {n} pictures at presize={presize} {sizes}; '
                    'make room, set CH5CLF_CACHE to another disk, take a smaller presize, or cached=False')
 
-def _make(target, files, presize, threads, show):
+def _make(target, files, presize, scale, threads, show):
     "Write a store as a file of its own, then give it its name."
     folder = target.parent
     folder.mkdir(parents=True, exist_ok=True)
@@ -165,7 +167,7 @@ def _make(target, files, presize, threads, show):
     if need*1.05 > free: raise _no_room(folder, len(files), presize, need, free)
     part = folder/f'{target.stem}-{os.getpid()}-{time.time_ns()}.part'
     try:
-        _write(part, files, presize, threads, show)
+        _write(part, files, presize, scale, threads, show)
         try: part.replace(target)
         except PermissionError: # Windows: another process finished first and has it open
             if not _finished(target): raise
@@ -187,6 +189,7 @@ def _finished(file):
 def presize_store(
     files, # paths of pictures
     presize=160, # pixels of the short side
+    scale=None, # numbers that become black and white in pictures with more than 8 bits; by default `scale_of` the set
     threads=None, # that decode; by default one for each core
     progress=True, # a bar while more than 200 pictures are decoded
 ) -> Store: # `.problems` names the files that could not be read
@@ -194,23 +197,24 @@ def presize_store(
 
     Raises `OSError` where the disk lacks the room, saying how much is needed and what to do."""
     files = [Path(f) for f in files]
+    with quietly(): scale = checked_scale(scale) or scale_of(files)
     threads = threads or os.cpu_count() or 1
     with ThreadPoolExecutor(threads) as pool: digests = list(pool.map(_digest, files))
     first = {d: f for f, d in reversed(list(zip(files, digests))) if d}
     known = ' '.join(k for k in FORMATS if reads(k)) # with pillow-heif installed more can be read than before
-    key = hashlib.blake2b('\n'.join([str(VERSION), known, str(presize), *sorted(first)]).encode()).hexdigest()[:20]
+    key = hashlib.blake2b('\n'.join([str(VERSION), known, str(presize), *([str(scale)] if scale else []), *sorted(first)]).encode()).hexdigest()[:20]
     target = stores_folder()/f'{presize}-{key}.store'
-    store = _open_or_make(target, first, presize, threads, progress and len(first) > 200)
+    store = _open_or_make(target, first, presize, scale, threads, progress and len(first) > 200)
     rows, problems = store.index['rows'], store.index['problems']
     store.rows = {str(f): rows[d] for f, d in zip(files, digests) if d in rows}
     store.problems = {str(f): f'{printable(f.name)}: {problems.get(d) or _why_not(f)}'
                       for f, d in zip(files, digests) if d not in rows}
     return store
 
-def _open_or_make(target, files, presize, threads, show):
+def _open_or_make(target, files, presize, scale, threads, show):
     for again in (True, True, False):
         if not _finished(target):
-            with quietly(): _make(target, files, presize, threads, show)
+            with quietly(): _make(target, files, presize, scale, threads, show)
         with suppress(OSError): os.utime(target) # it is in use; where only reading is allowed, nobody deletes it either
         try: return Store(target, {})
         except FileNotFoundError: # somebody called clear() just now
@@ -309,17 +313,19 @@ class PresizeDL(TfmdDL):
         store=None, # `Store`; without one, or for a path that is not in it, pictures are decoded
         size=128, # pixels a side of what the model sees
         presize=160, # pixels of the short side of pictures that are decoded here
+        scale=None, # numbers that become black and white in deep pictures that are decoded here; by default the store's
         augment=True, # may the training half be augmented? The other never is
         **kwargs, # for fastai's `TfmdDL`
     ):
         self.store, self.size, self.presize, self.augment = store, size, presize, augment
+        self.scale = scale or (store.scale if store else None)
         super().__init__(dataset, bs=bs, **kwargs)
 
     def new(self, dataset=None, cls=None, **kwargs):
         kept = self.dataset if dataset is None else dataset
         store = self.store if len(kept) else None  # an exported learner carries no paths of this machine
         augment = self.augment and self._trains()  # so `valid.new(train_ds)` gives the training pictures as they are
-        own = dict(store=store, size=self.size, presize=self.presize, augment=augment)
+        own = dict(store=store, size=self.size, presize=self.presize, scale=self.scale, augment=augment)
         return super().new(dataset, cls, **(own | kwargs))
 
     def _trains(self): return getattr(self.dataset, 'split_idx', 1) == 0
@@ -337,7 +343,7 @@ class PresizeDL(TfmdDL):
             if self.store is not None and item in self.store: return self.store[item]
         elif not isinstance(item, (bytes, Image.Image)) and not hasattr(item, 'read'):
             item = PILImage.create(item) # an array or a tensor; fastai's own way to open files knows no allowed formats
-        return presized(item, self.presize)
+        return presized(item, self.presize, self.scale)
 
     def _pictures(self, items):
         "uint8 (n, 3, size, size), channels last in memory, as a CPU likes it."

@@ -233,9 +233,9 @@ questions.add('q23',
                '`to_fp16`은 학습에서 무엇을 바꾸고, 그래서 무엇이 좋아지나요?'),
     kind=Slots(slots()['q23']),
     hints=[say('The name tells how many bits a number gets. How many had it before?',
-               '이름에 수 하나가 차지하는 비트가 들어 있어요. 원래는 몇 비트였을까요?'),
-           say('Smaller numbers: what happens to the room they take, and to the work of the GPU?',
-               '수가 작아지면 차지하는 자리와 GPU가 할 일은 어떻게 될까요?')],
+               '이름에 수 하나가 차지하는 비트 수가 들어 있어요. 원래는 몇 비트였을까요?'),
+           say('Fewer bits in each number: what happens to the room they take, and to the work of the GPU?',
+               '수 하나의 비트가 줄면 차지하는 자리와 GPU가 할 일은 어떻게 될까요?')],
     solution=say('It computes with half precision (16-bit) numbers where that is safe and keeps 32 bits '
                  'where it is not (mixed precision). That takes less memory, so larger batches fit, and is '
                  'faster on GPUs which are built for it.',
@@ -313,8 +313,7 @@ questions.add('q02',
     why=say(r'`(.+)` takes as much as it can and gives back only the last underscore and the digits, so '
             r'breeds of several words stay whole. `\.` is a real dot, and `$` refuses `.jpg.part`.',
             r'`(.+)`는 될 수 있는 대로 많이 잡고 마지막 밑줄과 숫자만 돌려주므로, 여러 단어로 된 품종도 온전히 남아요. `\.`은 진짜 점이고, `$`는 '
-            r'`.jpg.part`를 걸러 내요.'),
-    section=None)
+            r'`.jpg.part`를 걸러 내요.'))
 
 _steps = [
     ('q02a', 'one digit after another', '이어진 숫자', 'the whole number in the name', '이름에 있는 번호 전체', r'(\d+)',
@@ -398,8 +397,7 @@ questions.add('q04',
                  "n.rsplit('_', 1)[0]).unique().sorted()`"),
     why=say('`L` is a list whose methods return an `L` again, so steps can be chained in the order in '
             'which one says them.',
-            '`L`은 메서드가 다시 `L`을 돌려주는 리스트예요. 그래서 말하는 순서대로 단계를 이어 쓸 수 있어요.'),
-    section=None)
+            '`L`은 메서드가 다시 `L`을 돌려주는 리스트예요. 그래서 말하는 순서대로 단계를 이어 쓸 수 있어요.'))
 
 @functools.cache
 def _folders():
@@ -459,8 +457,7 @@ questions.add('q05',
     why=say('`rglob` walks through all folders below; comparing `suffix.lower()` finds cameras that write '
             '`.JPG`. A `Path` knows its parts, so nothing is cut by hand.',
             '`rglob`은 아래 폴더를 모두 훑어요. `suffix.lower()`로 비교하면 `.JPG`로 적는 카메라의 사진도 찾아요. `Path`는 자기 부분을 알고 '
-            '있어서 문자열을 손으로 자를 필요가 없어요.'),
-    section=None)
+            '있어서 문자열을 손으로 자를 필요가 없어요.'))
 
 questions.add('q07',
     topic=say("looking at a `DataLoaders`' data", '`DataLoaders`의 데이터 보기'),
@@ -491,8 +488,7 @@ questions.add('q07',
     solution=say('`dls.show_batch()`', '`dls.show_batch()`'),
     why=say('It undoes what was done for the model (normalising, tensors) and draws pictures with their '
             'labels. Look before you train: a wrong label function shows here at once.',
-            '모델을 위해 한 일(정규화, 텐서)을 되돌려 사진을 레이블과 함께 그려 줘요. 학습하기 전에 보세요. 레이블 함수가 틀렸으면 여기서 바로 드러나요.'),
-    section=None)
+            '모델을 위해 한 일(정규화, 텐서)을 되돌려 사진을 레이블과 함께 그려 줘요. 학습하기 전에 보세요. 레이블 함수가 틀렸으면 여기서 바로 드러나요.'))
 
 questions.add('q08',
     topic=say('debugging a `DataBlock`', '`DataBlock` 디버깅'),
@@ -521,8 +517,7 @@ questions.add('q08',
     solution=say('`dblock.summary(source)`', '`dblock.summary(source)`'),
     why=say('It builds one batch step by step and prints each step, so that the last line before the error '
             'names the step that fails; pictures of unequal size are the usual case.',
-            '배치 하나를 단계별로 만들면서 단계마다 출력해요. 오류 바로 앞 줄이 실패한 단계예요. 사진 크기가 서로 다른 경우가 가장 흔해요.'),
-    section=None)
+            '배치 하나를 단계별로 만들면서 단계마다 출력해요. 오류 바로 앞 줄이 실패한 단계예요. 사진 크기가 서로 다른 경우가 가장 흔해요.'))
 
 # %% ../nbs/workshop/36_questions.ipynb #5848a8f4
 LOGITS = (1.1, -0.7, 2.3)  # one picture, three breeds: what the model gives before softmax
@@ -577,8 +572,7 @@ questions.add('q10',
             '`nll_loss`, in spite of its name, takes no logarithm: it picks the value of the target, '
             'changes its sign and averages.',
             'softmax 안에서 로그까지 취하면, softmax가 0으로 반올림되는 곳에서도 값이 유한해요. `nll_loss`는 이름과 달리 로그를 취하지 않아요. 정답 '
-            '클래스의 값을 골라 부호를 바꾸고 평균을 내요.'),
-    section=('01_loss.ipynb', "5. Cross-entropy, and somebody's notes"))
+            '클래스의 값을 골라 부호를 바꾸고 평균을 내요.'))
 
 def _one_argument(text):
     "Does the last function of `text` take one argument only?"
@@ -657,8 +651,7 @@ questions.add('q13',
                  'exp: 3.00, 0.50, 9.97, softmax: 0.22, 0.04, 0.74'),
     why=say('exp makes every value positive; dividing by the sum makes them shares. A lead of 1.2 over the '
             'next logit becomes a factor of e¹·² = 3.3.',
-            'exp는 모든 값을 양수로 만들고, 합으로 나누면 몫이 돼요. 로짓이 1.2만큼 앞서면 e¹·² = 3.3배가 돼요.'),
-    section=('01_loss.ipynb', '3. All twelve: exp and softmax'))
+            'exp는 모든 값을 양수로 만들고, 합으로 나누면 몫이 돼요. 로짓이 1.2만큼 앞서면 e¹·² = 3.3배가 돼요.'))
 
 questions.add('q15',
     topic=say('log(-2)', 'log(-2)'),
@@ -673,8 +666,7 @@ questions.add('q15',
     why=say('The logarithm undoes exp, and exp only gives positive numbers. `math.log(-2)` raises, numpy '
             'and torch return `nan`; log(0) is another case, where they return minus infinity.',
             '로그는 exp를 되돌리는 함수이고, exp는 양수만 내놓아요. `math.log(-2)`는 오류를 내고 numpy와 torch는 `nan`을 돌려줘요. log(0)은 '
-            '다른 경우로, 음의 무한대를 돌려줘요.'),
-    section=('01_loss.ipynb', '4. What should a wrong answer cost?'))
+            '다른 경우로, 음의 무한대를 돌려줘요.'))
 
 # %% ../nbs/workshop/36_questions.ipynb #e88885a0
 def _tensors(*rows):
@@ -750,8 +742,7 @@ questions.add('t01',
                  'keepdim=True)`'),
     why=say('Taking the largest logit off each row divides numerator and denominator by the same number, '
             'so the shares stay, and the largest exponent is 0.',
-            '행마다 가장 큰 로짓을 빼면 분자와 분모가 같은 수로 나뉘어요. 몫은 그대로이고 가장 큰 지수는 0이 돼요.'),
-    section=('01_loss.ipynb', '3. All twelve: exp and softmax'))
+            '행마다 가장 큰 로짓을 빼면 분자와 분모가 같은 수로 나뉘어요. 몫은 그대로이고 가장 큰 지수는 0이 돼요.'))
 
 def _loss_cases():
     return _tensors(([[1.1, -.7, 2.3], [0., .2, -1.]], [2, 0]),
@@ -837,8 +828,7 @@ questions.add('t02',
                  'keepdim=True); return -logp[range(len(targets)), targets].mean()`'),
     why=say('log of softmax is the logit minus the log-sum-exp of its row: no exponential is ever stored, '
             'so nothing overflows and nothing rounds to 0.',
-            'softmax의 로그는 로짓에서 그 행의 log-sum-exp를 뺀 값이에요. 지수값을 따로 저장하지 않으니 넘치지도 않고 0으로 반올림되지도 않아요.'),
-    section=('01_loss.ipynb', "5. Cross-entropy, and somebody's notes"))
+            'softmax의 로그는 로짓에서 그 행의 log-sum-exp를 뺀 값이에요. 지수값을 따로 저장하지 않으니 넘치지도 않고 0으로 반올림되지도 않아요.'))
 
 questions.add('t03',
     topic=say('faults in a hand-written loss', '손으로 쓴 손실의 잘못'),
@@ -868,8 +858,7 @@ questions.add('t03',
             'the model knows nothing. numpy leaves no trace for `backward`; exp(1000) is infinite; and a '
             'sum makes the step depend on the batch size.',
             '정답을 보지 않으면 모든 클래스를 똑같이 세므로 모델이 아무것도 모를 때 손실이 가장 작아요. numpy는 `backward`가 따라갈 기록을 남기지 않고, '
-            'exp(1000)은 무한대이며, 합을 쓰면 스텝의 크기가 배치 크기에 따라 달라져요.'),
-    section=('01_loss.ipynb', "5. Cross-entropy, and somebody's notes"))
+            'exp(1000)은 무한대이며, 합을 쓰면 스텝의 크기가 배치 크기에 따라 달라져요.'))
 
 questions.add('m01',
     topic=say('the loss of guessing', '찍을 때의 손실'),
@@ -896,8 +885,7 @@ questions.add('m01',
             'our runs, and that is healthy: its random weights give random opinions, some of them rather sure. It '
             'should fall below this value within the first epoch.',
             '아무것도 모르고 모른다고 인정하는 모델의 손실이에요. 새 헤드는 우리 실험에서 이보다 높은 2.8에서 4 사이에서 시작했는데, 정상이에요. 무작위 가중치가 '
-            '아무렇게나, 때로는 꽤 확신하며 답하기 때문이에요. 첫 에포크 안에 이 값보다 낮아지면 돼요.'),
-    section=('02_lr_finder.ipynb', '1. Too small, right, too large'))
+            '아무렇게나, 때로는 꽤 확신하며 답하기 때문이에요. 첫 에포크 안에 이 값보다 낮아지면 돼요.'))
 
 def _guessing(n):
     import torch
@@ -927,8 +915,7 @@ questions.add('m02',
     solution=say('exp(-0.25) = 0.78', 'exp(-0.25) = 0.78'),
     why=say('A mean loss turns into a typical probability in the same way: the geometric mean of those '
             'given to the right classes.',
-            '평균 손실도 같은 식으로 대표 확률이 돼요. 정답 클래스에 준 확률들의 기하 평균이에요.'),
-    section=('01_loss.ipynb', '4. What should a wrong answer cost?'))
+            '평균 손실도 같은 식으로 대표 확률이 돼요. 정답 클래스에 준 확률들의 기하 평균이에요.'))
 
 questions.add('m03',
     topic=say('the noise of an error rate', '오류율의 흔들림'),
@@ -957,8 +944,7 @@ questions.add('m03',
                  'p = 119/1478 = 0.0805, 1.96 × √(p(1-p)/1478) = 0.0139, 한쪽으로 1.4포인트예요'),
     why=say('So 119 against 123 wrong says nothing: the choice of pictures alone moves the rate by more, '
             'and the seed comes on top.',
-            '그래서 119장과 123장의 차이로는 아무것도 말할 수 없어요. 어떤 사진을 골랐는지만으로도 더 크게 흔들리고, 시드에 따른 흔들림이 더해져요.'),
-    section=None)
+            '그래서 119장과 123장의 차이로는 아무것도 말할 수 없어요. 어떤 사진을 골랐는지만으로도 더 크게 흔들리고, 시드에 따른 흔들림이 더해져요.'))
 
 def _se(wrong, n): return math.sqrt(wrong / n * (1 - wrong / n) / n)
 
@@ -989,8 +975,7 @@ questions.add('m04',
     solution=say('0.665 again', '그대로 0.665'),
     why=say('exp(1000) stands in numerator and denominator and cancels. That is why code may take off the '
             'largest logit first.',
-            'exp(1000)이 분자와 분모에 똑같이 있어 지워져요. 그래서 코드는 가장 큰 로짓을 먼저 빼도 돼요.'),
-    section=('01_loss.ipynb', '3. All twelve: exp and softmax'))
+            'exp(1000)이 분자와 분모에 똑같이 있어 지워져요. 그래서 코드는 가장 큰 로짓을 먼저 빼도 돼요.'))
 
 def _last_share(*logits):
     import torch
@@ -1031,8 +1016,7 @@ questions.add('m05',
                  '64 × 3 × 224 × 224 × 4바이트 = 38.5 MB (36.8 MiB)'),
     why=say('The input is the small part: every layer keeps its activations for the way back, so memory '
             'runs out long before the pictures fill it. Half precision halves both.',
-            '입력은 작은 부분이에요. 레이어마다 역전파에 쓸 활성값을 남겨 두므로 사진이 메모리를 채우기 훨씬 전에 모자라게 돼요. 반정밀도는 둘 다 절반으로 줄여요.'),
-    section=None)
+            '입력은 작은 부분이에요. 레이어마다 역전파에 쓸 활성값을 남겨 두므로 사진이 메모리를 채우기 훨씬 전에 모자라게 돼요. 반정밀도는 둘 다 절반으로 줄여요.'))
 
 # %% ../nbs/workshop/36_questions.ipynb #37968195
 def _finder_curve():
@@ -1084,8 +1068,7 @@ questions.add('q16b',
             'that rate keeps a distance. Finders that average as they go place the minimum too far to the '
             'right, so treat the rule as a first guess.',
             '최솟값에서는 손실이 더 줄지 않고, 조금만 오른쪽으로 가면 폭발해요. 그 학습률의 10분의 1은 거리를 두는 거예요. 진행하면서 평균을 내는 탐색기는 최솟값을 '
-            '오른쪽으로 밀어내니, 이 규칙은 첫 짐작으로만 쓰세요.'),
-    section=None)
+            '오른쪽으로 밀어내니, 이 규칙은 첫 짐작으로만 쓰세요.'))
 
 questions.add('q16c',
     topic=say('a rate read off a curve, second rule', '곡선에서 학습률 고르기, 둘째 규칙'),
@@ -1114,8 +1097,7 @@ questions.add('q16c',
                  f'약 {_steep:.0e}(가장 가파른 지점)부터 약 {_low / 3:.0e}(아직 뚜렷하게 줄어드는 지점)까지예요.'),
     why=say('The steepest point says at which rate one step gains most while it still is safe; far left of '
             'it nothing happens, right of it the gain shrinks.',
-            '가장 가파른 점은 아직 안전하면서 한 스텝에 가장 많이 얻는 학습률이에요. 훨씬 왼쪽에서는 아무 일도 없고, 오른쪽에서는 얻는 것이 줄어요.'),
-    section=None)
+            '가장 가파른 점은 아직 안전하면서 한 스텝에 가장 많이 얻는 학습률이에요. 훨씬 왼쪽에서는 아무 일도 없고, 오른쪽에서는 얻는 것이 줄어요.'))
 
 questions.add('q20b',
     topic=say('the rates of three groups', '세 그룹의 학습률'),
@@ -1148,8 +1130,7 @@ questions.add('q20b',
     solution=say('1e-5, 1e-4, 1e-3', '1e-5, 1e-4, 1e-3'),
     why=say('Equal ratios, not equal differences: each group learns ten times faster than the one before '
             'it. And there are three groups, not one per layer.',
-            '차이가 아니라 비율이 같아요. 그룹마다 앞 그룹보다 열 배 빠르게 배워요. 그리고 레이어마다가 아니라 세 그룹이에요.'),
-    section=None)
+            '차이가 아니라 비율이 같아요. 그룹마다 앞 그룹보다 열 배 빠르게 배워요. 그리고 레이어마다가 아니라 세 그룹이에요.'))
 
 questions.add('q20c',
     topic=say('a slice with one end', '끝이 하나뿐인 slice'),
@@ -1176,8 +1157,7 @@ questions.add('q20c',
            say('All others get the same, a smaller one.', '나머지는 모두 같은, 더 작은 값을 받아요.')],
     solution=say('3e-4, 3e-4, 3e-3', '3e-4, 3e-4, 3e-3'),
     why=say('fastai gives the last group the number and all others a tenth of it.',
-            'fastai는 마지막 그룹에 그 숫자를, 나머지에는 그 10분의 1을 줘요.'),
-    section=None)
+            'fastai는 마지막 그룹에 그 숫자를, 나머지에는 그 10분의 1을 줘요.'))
 
 # %% ../nbs/workshop/36_questions.ipynb #d8fc74cb
 questions.add('q17',
@@ -1205,8 +1185,7 @@ questions.add('q17',
             'them. Afterwards it may adapt, with a smaller rate for the early layers. (Batch-norm in the '
             'body is trained in both steps by default.)',
             '헤드의 무작위 가중치는 크고 의미 없는 기울기를 만들어요. 동결해 두면 몸통은 안전해요. 그다음에는 앞쪽 레이어에 더 작은 학습률을 주어 몸통도 적응하게 해요. '
-            '(몸통의 배치 정규화는 기본값으로 두 단계 모두에서 학습돼요.)'),
-    section=None)
+            '(몸통의 배치 정규화는 기본값으로 두 단계 모두에서 학습돼요.)'))
 
 questions.add('q18',
     topic=say('reading source in Jupyter', '주피터에서 소스 읽기'),
@@ -1218,8 +1197,7 @@ questions.add('q18',
            say('You type it right after the name.', '이름 바로 뒤에 붙여요.')],
     solution=say('the name followed by `??`, such as `fine_tune??`', '`fine_tune??`처럼 이름 뒤에 `??`'),
     why=say('One question mark shows signature and documentation, two show the source as well.',
-            '물음표 하나는 인자와 문서를, 둘은 소스까지 보여 줘요.'),
-    section=None)
+            '물음표 하나는 인자와 문서를, 둘은 소스까지 보여 줘요.'))
 
 questions.add('q20',
     topic=say('a slice as learning rate', '학습률로 넘기는 slice'),
@@ -1237,8 +1215,7 @@ questions.add('q20',
     why=say('Rates matter by their order of magnitude, so equal ratios are the even way to spread them. A '
             'resnet has three groups: `slice(1e-6, 1e-4)` gives 1e-6, 1e-5, 1e-4.',
             '학습률은 자릿수가 중요해서 같은 비율로 나누는 것이 고르게 나누는 방법이에요. resnet에는 세 그룹이 있어서 `slice(1e-6, 1e-4)`는 1e-6, '
-            '1e-5, 1e-4가 돼요.'),
-    section=None)
+            '1e-5, 1e-4가 돼요.'))
 
 questions.add('q22',
     topic=say('resnet50 and resnet101', 'resnet50과 resnet101'),
@@ -1250,8 +1227,7 @@ questions.add('q22',
                  '레이어 수가 달라요. 101개와 50개예요. 더 깊은 모델이에요.'),
     why=say('More layers mean more capacity, more memory and more time, and a larger risk of memorising; '
             'whether they pay is a matter of measuring.',
-            '레이어가 많으면 용량이 커지고 메모리와 시간이 더 들며 외워 버릴 위험도 커져요. 그만한 값을 하는지는 재어 봐야 알아요.'),
-    section=None)
+            '레이어가 많으면 용량이 커지고 메모리와 시간이 더 들며 외워 버릴 위험도 커져요. 그만한 값을 하는지는 재어 봐야 알아요.'))
 
 # %% ../nbs/workshop/36_questions.ipynb #cc6f1325
 def _grad_cases():
@@ -1300,8 +1276,7 @@ questions.add('x01',
                  'targets] -= 1; return p / len(p)`'),
     why=say('Softmax minus target: every step is as large as the mistake, never larger, and the pushes of '
             'a row sum to zero.',
-            'softmax에서 정답을 뺀 값이에요. 스텝은 언제나 틀린 만큼이고 그보다 커지지 않아요. 한 행의 값을 모두 더하면 0이에요.'),
-    section=('01_loss.ipynb', '7. The gradient, and one step'))
+            'softmax에서 정답을 뺀 값이에요. 스텝은 언제나 틀린 만큼이고 그보다 커지지 않아요. 한 행의 값을 모두 더하면 0이에요.'))
 
 questions.add('x02',
     topic=say('the gradient of one picture', '사진 한 장의 기울기'),
@@ -1333,8 +1308,7 @@ questions.add('x02',
     solution=say('-0.8, 0.1, 0.7', '-0.8, 0.1, 0.7'),
     why=say('The right logit is pulled up by all that is missing to 1; the others are pushed down by what '
             'they took.',
-            '정답 로짓은 1에 모자란 만큼 끌어올려지고, 나머지는 자기가 가져간 만큼 밀려 내려가요.'),
-    section=('01_loss.ipynb', '7. The gradient, and one step'))
+            '정답 로짓은 1에 모자란 만큼 올라가고, 나머지는 자기가 가져간 만큼 내려가요.'))
 
 questions.add('x03',
     topic=say('a sure mistake', '확신하며 틀렸을 때'),
@@ -1353,19 +1327,16 @@ questions.add('x03',
                           'give at most?',
                           '손실은 크지만 기울기에는 한계가 있어요. softmax에서 정답을 뺀 값은 아무리 커도 얼마인가요?'),
                  'd': say('Work out softmax minus target for the right class.',
-                          '정답 클래스에서 softmax에서 정답을 뺀 값을 계산해 보세요.')}),
+                          '정답 클래스의 softmax 값에서 1을 뺀 값을 계산해 보세요.')}),
     hints=[say('Sizes, without signs. Where softmax is flat, what does it pass on?',
                '부호는 빼고 크기만 보세요. softmax가 평평한 곳에서는 무엇을 전해 주나요?'),
            say('In cross-entropy the logarithm undoes the flatness.', '크로스 엔트로피에서는 로그가 그 평평함을 되돌려요.')],
     solution=say('b', 'b'),
     why=say('Squared error after softmax multiplies the mistake with the slope of softmax, which is nearly '
             '0 where the model is sure: a wrong and sure model would not learn.',
-            'softmax 뒤의 제곱 오차는 틀린 정도에 softmax의 기울기를 곱해요. 모델이 확신하는 곳에서는 이 값이 거의 0이라, 확신하며 틀린 모델은 배우지 못해요.'),
-    section=('01_loss.ipynb', '7. The gradient, and one step'))
+            'softmax 뒤의 제곱 오차는 틀린 정도에 softmax의 기울기를 곱해요. 모델이 확신하는 곳에서는 이 값이 거의 0이라, 확신하며 틀린 모델은 배우지 못해요.'))
 
 # %% ../nbs/workshop/36_questions.ipynb #09ac892f
-_none = None # these questions belong to no one section
-
 questions.add('c01',
     topic=say('checkpoint: architectures', '점검: 구조'),
     prompt=say('A picture model has a body that was trained on pictures, and a head. What are body and head for text, '
@@ -1379,8 +1350,7 @@ questions.add('c01',
                  'The head follows the task: an output per class, or one number.',
                  '글은 단어를 예측하도록 학습한 몸통, 표는 범주 임베딩과 선형 레이어예요. 헤드는 문제를 따라요. 클래스마다 출력 하나, 회귀라면 수 하나예요.'),
     why=say('A body carries what is common to all data of a kind; the head carries what you ask.',
-            '몸통은 그런 종류의 데이터에 공통된 것을, 헤드는 내가 묻는 것을 담아요.'),
-    section=_none)
+            '몸통은 그런 종류의 데이터에 공통된 것을, 헤드는 내가 묻는 것을 담아요.'))
 
 questions.add('c02',
     topic=say('checkpoint: your own domain', '점검: 나의 분야'),
@@ -1402,8 +1372,7 @@ questions.add('c02',
            say('The loss says what kind of answer you want.', '손실은 어떤 답을 원하는지를 말해 줘요.')],
     solution=say('a: a head with 14 outputs, a sigmoid and a yes-or-no loss for each', 'a: 출력 14개인 헤드, 출력마다 시그모이드와 예/아니오 손실'),
     why=say('The body stays, since it knows what pictures have in common. Head and loss follow the question.',
-            '몸통은 사진에 공통된 것을 알고 있으니 그대로 둬요. 헤드와 손실은 질문을 따라 바꿔요.'),
-    section=_none)
+            '몸통은 사진에 공통된 것을 알고 있으니 그대로 둬요. 헤드와 손실은 질문을 따라 바꿔요.'))
 
 questions.add('c03',
     topic=say('checkpoint: the best result', '점검: 가장 좋은 결과'),
@@ -1427,8 +1396,7 @@ questions.add('c03',
            say('Three of the six.', '여섯 가운데 셋이에요.')],
     solution=say('a, b and d', 'a, b, d'),
     why=say('Freezing, rates per group and a whole schedule all protect what is known already.',
-            '동결, 그룹별 학습률, 끝까지 돌리는 스케줄은 모두 이미 아는 것을 지켜요.'),
-    section=_none)
+            '동결, 그룹별 학습률, 끝까지 돌리는 스케줄은 모두 이미 아는 것을 지켜요.'))
 
 questions.add('c04',
     topic=say('checkpoint: faster', '점검: 더 빠르게'),
@@ -1449,8 +1417,7 @@ questions.add('c04',
            say('Three of the six.', '여섯 가운데 셋이에요.')],
     solution=say('a, b and c', 'a, b, c'),
     why=say('First find out what waits for what: a faster model does not help where the loader is late.',
-            '무엇이 무엇을 기다리는지 먼저 알아보세요. 데이터가 늦게 오면 모델이 빨라져도 소용없어요.'),
-    section=_none)
+            '무엇이 무엇을 기다리는지 먼저 알아보세요. 데이터가 늦게 오면 모델이 빨라져도 소용없어요.'))
 
 questions.add('c05',
     topic=say('checkpoint: another data set', '점검: 다른 데이터셋'),
@@ -1467,13 +1434,12 @@ questions.add('c05',
                    why={'d': say('It is the same for any classes, as long as exactly one is right.',
                                  '정답이 꼭 하나라면 어떤 클래스에서나 같아요.'),
                         'f': say('It is the same for every network.', '어느 네트워크에서나 같아요.')}),
-    hints=[say('Which of these know something about pets?', '반려동물에 대한 무언가를 담고 있는 것은 어느 것인가요?'),
+    hints=[say('Which of these know something about pets?', '반려동물에 관한 내용이 들어 있는 것은 무엇인가요?'),
            say('Four of the six.', '여섯 가운데 넷이에요.')],
     solution=say('a, b, c and e', 'a, b, c, e'),
     why=say('The mathematics stays. Labels, split, head and transforms carry what you know about the data; two photos of '
             'one patient on both sides would flatter the model.',
-            '수학은 그대로예요. 레이블, 나누기, 헤드, 변환에는 데이터에 대해 아는 것이 담겨요. 한 환자의 사진이 양쪽에 있으면 모델이 실제보다 좋아 보여요.'),
-    section=_none)
+            '수학은 그대로예요. 레이블, 나누기, 헤드, 변환에는 데이터에 대해 아는 것이 담겨요. 한 환자의 사진이 양쪽에 있으면 모델이 실제보다 좋아 보여요.'))
 
 questions.add('c07',
     topic=say('puzzle piece: layers', '퍼즐 조각: 레이어'),
@@ -1485,8 +1451,7 @@ questions.add('c07',
     solution=say('A convolution finds one small pattern everywhere, batch normalisation evens out the scale, pooling sums '
                  'up regions.', '합성곱은 같은 무늬를 모든 자리에서 찾고, 배치 정규화는 크기를 고르게 하고, 풀링은 구역을 간추려요.'),
     why=say('Sharing one pattern over all places needs few weights, and so few pictures.',
-            '무늬 하나를 모든 자리에서 함께 쓰면 가중치가 적게 들고, 사진도 적게 들어요.'),
-    section=_none)
+            '무늬 하나를 모든 자리에서 함께 쓰면 가중치가 적게 들고, 사진도 적게 들어요.'))
 
 questions.add('c08',
     topic=say('puzzle piece: optimisers', '퍼즐 조각: 옵티마이저'),
@@ -1498,8 +1463,7 @@ questions.add('c08',
     solution=say('Momentum averages gradients, Adam scales the step of each weight, weight decay pulls weights towards 0.',
                  '모멘텀은 기울기를 평균 내고, Adam은 가중치마다 걸음을 맞추고, 가중치 감쇠는 0 쪽으로 당겨요.'),
     why=say('fastai trains with Adam, momentum and weight decay unless you say otherwise.',
-            'fastai는 따로 정하지 않으면 Adam, 모멘텀, 가중치 감쇠를 모두 써요.'),
-    section=_none)
+            'fastai는 따로 정하지 않으면 Adam, 모멘텀, 가중치 감쇠를 모두 써요.'))
 
 questions.add('c09',
     topic=say('puzzle piece: putting layers together', '퍼즐 조각: 레이어 쌓기'),
@@ -1514,8 +1478,7 @@ questions.add('c09',
            say('Scores come last.', '점수는 마지막이에요.')],
     solution=say('b, d, a, c', 'b, d, a, c'),
     why=say('The shortcuts let gradients reach early layers, which is why such nets may be deep.',
-            '지름길 덕분에 기울기가 앞쪽 레이어까지 닿아요. 그래서 깊게 쌓을 수 있어요.'),
-    section=_none)
+            '지름길 덕분에 기울기가 앞쪽 레이어까지 닿아요. 그래서 깊게 쌓을 수 있어요.'))
 
 questions.add('c10',
     topic=say('puzzle piece: labelling', '퍼즐 조각: 레이블 붙이기'),
@@ -1536,8 +1499,7 @@ questions.add('c10',
            say('Begin by chance, go on by doubt.', '처음은 무작위로, 그다음은 헷갈리는 것부터예요.')],
     solution=say('b: a random start, then the unsure ones', 'b: 무작위로 시작하고, 그다음은 자신 없어 하는 사진부터'),
     why=say('A random start gives an honest validation set; the unsure ones are where a label changes most.',
-            '무작위로 시작해야 믿을 만한 검증 집합이 생겨요. 헷갈리는 사진은 레이블 하나로 가장 많이 바뀌는 곳이에요.'),
-    section=_none)
+            '무작위로 시작해야 믿을 만한 검증 집합이 생겨요. 헷갈리는 사진은 레이블 하나로 가장 많이 바뀌는 곳이에요.'))
 
 questions.add('c06',
     topic=say('checkpoint: pieces of the puzzle', '점검: 퍼즐 조각'),
@@ -1560,49 +1522,20 @@ questions.add('c06',
     solution=say('a, c and e', 'a, c, e'),
     why=say('New variants of each picture, units switched off by chance, weights pulled towards zero: each '
             'makes it harder to store single pictures.',
-            '사진마다 새 변형을 만들고, 뉴런을 무작위로 끄고, 가중치를 0 쪽으로 당겨요. 모두 사진을 하나하나 외우기 어렵게 해요.'),
-    section=None)
+            '사진마다 새 변형을 만들고, 뉴런을 무작위로 끄고, 가중치를 0 쪽으로 당겨요. 모두 사진을 하나하나 외우기 어렵게 해요.'))
 
 # %% ../nbs/workshop/36_questions.ipynb #215efe65
-_second_hints = dict(
-    r01=say('Which of the two machines has a whole batch in hand at once? And where does a turned photo '
-            'get the pixels of its corners from?',
-            'CPU와 GPU 가운데 배치 전체를 한꺼번에 다루는 것은 어느 쪽인가요? 사진을 돌렸을 때 모서리의 픽셀은 어디에서 오나요?'),
-    r02=say('Give `nll_loss` the row 0.2, 0.8 by hand and look at what it returns: 0.8 with another sign, '
-            'or its logarithm?',
-            '`nll_loss`에 0.2, 0.8을 직접 넣어 보세요. 돌려주는 값은 부호만 바뀐 0.8인가요, 0.8의 로그인가요?'),
-    r03=say('Work out softmax of 0, 0, 0: what holds there too?',
-            '로짓 0, 0, 0의 softmax를 계산해 보세요. 거기서도 성립하는 것은 무엇인가요?'),
-    r04=say('`torch.where(condition, x, y)`: how many different things can come out at one place?',
-            '`torch.where(condition, x, y)`에서 한 자리에 나올 수 있는 것은 몇 가지인가요?'),
-    r05=say('Mark three points on a falling curve: where the fall begins, near its end, and the lowest '
-            'one. How much does one step gain at each?',
-            '내려가는 곡선에 세 점을 찍어 보세요. 줄어들기 시작하는 곳, 거의 다 내려간 곳, 가장 낮은 곳. 각각 한 스텝에 얼마나 얻나요?'),
-    r06=say('Call `learn.freeze()` and then `learn.summary()`: which layers are marked as trainable?',
-            '`learn.freeze()` 다음에 `learn.summary()`를 불러 보세요. 어떤 레이어가 학습된다고 표시되나요?'),
-    r07=say('Of 100 photos one more is right than before, but a wrong one now gets 0.999. What happens to '
-            'accuracy, what to the mean loss?',
-            '사진 100장 가운데 맞힌 것이 한 장 늘었지만 틀린 한 장에 0.999를 주었어요. 정확도와 평균 손실은 각각 어떻게 되나요?'),
-    r08=say('Look at two things: the weights to start from, and the number of epochs that the schedule is '
-            'planned for.',
-            '두 가지를 보세요. 어떤 가중치에서 시작하는지, 그리고 스케줄이 몇 에포크에 맞춰져 있는지요.'),
-    r09=say('Which of the two has a gradient, and which one do you tell other people?',
-            '둘 가운데 기울기가 있는 것은 무엇이고, 다른 사람에게 알려 주는 것은 무엇인가요?'),
-    r10=say('Take a - b = 3 and let a grow by 0.1: by how much does `3*2` change, by how much `3**2`?',
-            'a - b = 3에서 a를 0.1만큼 키워 보세요. `3*2`와 `3**2`는 각각 얼마나 바뀌나요?'))
-
-def _note(id, en, ko, right, options, why, hint, explain, section=None):
+def _note(id, en, ko, right, options, why, hints, explain):
     "A wrong note and its possible repairs."
     questions.add(id,
         topic=say(f'repair a note ({int(id[1:])})', f'노트 고치기 ({int(id[1:])})'),
         prompt=say(f'The note says: “{en}” Which version puts it right?',
                    f'노트에 이렇게 적혀 있어요. “{ko}” 어떻게 고치면 맞나요?'),
         kind=Choice(options, right, why),
-        hints=[hint, _second_hints[id]],
+        hints=hints,
         solution=say(f'{right}, {options[ord(right) - 97]["en"]}',
                      f'{right}, {options[ord(right) - 97]["ko"]}'),
-        why=explain,
-        section=section)
+        why=explain)
 
 _note('r01',
       'Augment the full-size picture on the CPU; the random crop on the GPU does the resizing.',
@@ -1613,11 +1546,15 @@ _note('r01',
            'CPU에서는 하나의 큰 크기로 줄이거나 자르고, GPU에서 무작위 자르기를 포함한 증강을 해요.')],
       {'a': say('Then turns and zooms have no spare margin left.', '그러면 회전과 확대에 쓸 여유가 남지 않아요.'),
        'b': say('The two machines are swapped.', '두 장치가 바뀌었어요.')},
-      say('Which step needs pictures of equal size, so that it can treat a whole batch?',
-          '배치 전체를 한꺼번에 다루려면 어느 단계에서 크기가 같아야 하나요?'),
+      [say('Which step needs pictures of equal size, so that it can treat a whole batch?',
+           '배치 전체를 한꺼번에 다루려면 어느 단계에서 크기가 같아야 하나요?'),
+       say('Which of the two machines has a whole batch in hand at once? And where does a turned photo '
+           'get the pixels of its corners from?',
+           'CPU와 GPU 가운데 배치 전체를 한꺼번에 다루는 것은 어느 쪽인가요? 사진을 돌렸을 때 모서리의 픽셀은 어디에서 오나요?')],
       say('The CPU only makes sizes equal, with a margin. All geometry comes afterwards, per batch, in one '
           'interpolation.',
           'CPU는 여유를 두고 크기만 맞춰요. 기하 변환은 모두 그다음에 배치 단위로, 보간 한 번으로 해요.'))
+
 _note('r02',
       'Cross-entropy in PyTorch is softmax followed by a logarithm that `nll_loss` takes.',
       'PyTorch의 크로스 엔트로피는 softmax를 하고, `nll_loss`가 로그를 취하는 거예요.', 'b',
@@ -1628,12 +1565,15 @@ _note('r02',
       {'a': say('Then nothing would be a probability when the target is picked.',
                 '그러면 정답 클래스를 고를 때 확률이 아니에요.'),
        'c': say('Look at what `nll_loss` expects as its input.', '`nll_loss`가 무엇을 입력으로 기대하는지 보세요.')},
-      say('In spite of its name, what does `nll_loss` do to the numbers that it picks?',
-          '이름과 달리 `nll_loss`는 고른 값에 무엇을 하나요?'),
+      [say('In spite of its name, what does `nll_loss` do to the numbers that it picks?',
+           '이름과 달리 `nll_loss`는 고른 값에 무엇을 하나요?'),
+       say('Give `nll_loss` the row 0.2, 0.8 by hand and look at what it returns: 0.8 with another sign, '
+           'or its logarithm?',
+           '`nll_loss`에 0.2, 0.8을 직접 넣어 보세요. 돌려주는 값은 부호만 바뀐 0.8인가요, 0.8의 로그인가요?')],
       say('`nll_loss` picks, changes the sign, averages. Its name says what the result is, not what it '
           'computes.',
-          '`nll_loss`는 고르고, 부호를 바꾸고, 평균을 내요. 이름은 결과를 말할 뿐 계산을 말하지 않아요.'),
-      ('01_loss.ipynb', "5. Cross-entropy, and somebody's notes"))
+          '`nll_loss`는 고르고, 부호를 바꾸고, 평균을 내요. 이름은 결과를 말할 뿐 계산을 말하지 않아요.'))
+
 _note('r03',
       'The two properties that softmax guarantees: it amplifies differences, and the values sum to 1.',
       'softmax가 보장하는 두 성질: 차이를 키우고, 값의 합이 1이에요.', 'a',
@@ -1643,12 +1583,14 @@ _note('r03',
        say('The values are positive, and each row has mean 1.', '값이 양수이고, 행의 평균이 1이에요.')],
       {'b': say('The largest gets near 1 only if it is far ahead.', '훨씬 앞설 때만 1에 가까워져요.'),
        'c': say('Add up a row: what do you get?', '한 행을 더하면 얼마인가요?')},
-      say('A guarantee holds for every row, even for three equal logits. What is amplified there?',
-          '보장은 모든 행에서 성립해야 해요. 로짓 셋이 같을 때는 무엇이 커지나요?'),
+      [say('A guarantee holds for every row, even for three equal logits. What is amplified there?',
+           '보장은 모든 행에서 성립해야 해요. 로짓 셋이 같을 때는 무엇이 커지나요?'),
+       say('Work out softmax of 0, 0, 0: what holds there too?',
+           '로짓 0, 0, 0의 softmax를 계산해 보세요. 거기서도 성립하는 것은 무엇인가요?')],
       say('For equal logits nothing is amplified, yet the two properties hold: so amplifying is a '
           'tendency, not the guarantee.',
-          '로짓이 같으면 커질 차이가 없지만 두 성질은 그대로예요. 그러니 차이를 키우는 것은 보장이 아니라 경향이에요.'),
-      ('01_loss.ipynb', '3. All twelve: exp and softmax'))
+          '로짓이 같으면 커질 차이가 없지만 두 성질은 그대로예요. 그러니 차이를 키우는 것은 보장이 아니라 경향이에요.'))
+
 _note('r04',
       '`torch.where` cannot serve 37 classes because it is a list comprehension.',
       '`torch.where`는 리스트 컴프리헨션이라서 37개 클래스에 쓸 수 없어요.', 'c',
@@ -1659,10 +1601,12 @@ _note('r04',
       {'a': say('Speed is not the point: how many choices does one call offer?',
                 '속도가 문제가 아니에요. 한 번 호출할 때 선택지가 몇 개인가요?'),
        'b': say('Gradients flow through it.', '기울기는 흘러요.')},
-      say('Count its arguments.', '인자의 수를 세어 보세요.'),
+      [say('Count its arguments.', '인자의 수를 세어 보세요.'),
+       say('`torch.where(condition, x, y)`: how many different things can come out at one place?',
+           '`torch.where(condition, x, y)`에서 한 자리에 나올 수 있는 것은 몇 가지인가요?')],
       say('Nested, it works for three classes and is clumsy; one index per row works for any number.',
-          '겹쳐 쓰면 세 클래스에서도 되지만 번거로워요. 행마다 인덱스 하나를 쓰면 클래스가 몇 개든 돼요.'),
-      ('01_loss.ipynb', '2. Only two breeds: sigmoid and `torch.where`'))
+          '겹쳐 쓰면 세 클래스에서도 되지만 번거로워요. 행마다 인덱스 하나를 쓰면 클래스가 몇 개든 돼요.'))
+
 _note('r05',
       'Second rule for the rate: take the point where the loss begins to fall.',
       '학습률 둘째 규칙: 손실이 줄어들기 시작하는 점을 골라요.', 'b',
@@ -1671,11 +1615,15 @@ _note('r05',
        say('Take the first point at which the loss rises.', '손실이 커지는 첫 점을 골라요.')],
       {'a': say('There it has stopped falling.', '거기서는 더 줄지 않아요.'),
        'c': say('There training diverges.', '거기서는 학습이 발산해요.')},
-      say('Of all rates at which the loss falls, do you want a small or a large one?',
-          '손실이 줄어드는 학습률 가운데 작은 것과 큰 것 중 어느 쪽이 좋은가요?'),
+      [say('Of all rates at which the loss falls, do you want a small or a large one?',
+           '손실이 줄어드는 학습률 가운데 작은 것과 큰 것 중 어느 쪽이 좋은가요?'),
+       say('Mark three points on a falling curve: where the fall begins, near its end, and the lowest '
+           'one. How much does one step gain at each?',
+           '내려가는 곡선에 세 점을 찍어 보세요. 줄어들기 시작하는 곳, 거의 다 내려간 곳, 가장 낮은 곳. 각각 한 스텝에 얼마나 얻나요?')],
       say('At the beginning of the fall each step gains little; the largest rate that still clearly helps '
           'learns fastest.',
           '줄어들기 시작하는 곳에서는 한 스텝에 얻는 것이 적어요. 아직 분명히 도움이 되는 가장 큰 학습률이 가장 빠르게 배워요.'))
+
 _note('r06',
       'In its first step `fine_tune` trains nothing but the very last linear layer.',
       '`fine_tune`의 첫 단계에서는 맨 마지막 선형 레이어 하나만 학습돼요.', 'a',
@@ -1685,11 +1633,14 @@ _note('r06',
        say('It trains the earliest layers only.', '가장 앞쪽 레이어만 학습해요.')],
       {'b': say('That is the second step.', '그건 둘째 단계예요.'),
        'c': say('Those are the ones to be kept.', '그건 지켜야 하는 레이어예요.')},
-      say('How many layers does a new head have? And what does `freeze` leave alone?',
-          '새 헤드에는 레이어가 몇 개 있나요? 그리고 `freeze`가 건드리지 않는 것은 무엇인가요?'),
+      [say('How many layers does a new head have? And what does `freeze` leave alone?',
+           '새 헤드에는 레이어가 몇 개 있나요? 그리고 `freeze`가 건드리지 않는 것은 무엇인가요?'),
+       say('Call `learn.freeze()` and then `learn.summary()`: which layers are marked as trainable?',
+           '`learn.freeze()` 다음에 `learn.summary()`를 불러 보세요. 어떤 레이어가 학습된다고 표시되나요?')],
       say('The head is a parameter group of several layers. Frozen batch-norm is a choice of its own, and '
           'on small sets a good one.',
           '헤드는 여러 레이어로 된 파라미터 그룹이에요. 배치 정규화까지 동결할지는 따로 정할 일이고, 작은 데이터셋에서는 동결하는 편이 좋아요.'))
+
 _note('r07',
       'When the validation loss rises early while accuracy still improves, the model is memorising the '
       'pictures.',
@@ -1700,10 +1651,14 @@ _note('r07',
        say('The validation set is too large then.', '그때는 검증 집합이 너무 커요.')],
       {'a': say('A small rate would make both change slowly.', '학습률이 작으면 둘 다 천천히 바뀌어요.'),
        'c': say('A larger set only makes the curve less noisy.', '집합이 크면 곡선이 덜 흔들릴 뿐이에요.')},
-      say('The loss looks at how sure an answer is, accuracy does not.', '손실은 얼마나 확신하는지를 보지만 정확도는 보지 않아요.'),
+      [say('The loss looks at how sure an answer is, accuracy does not.', '손실은 얼마나 확신하는지를 보지만 정확도는 보지 않아요.'),
+       say('Of 100 photos one more is right than before, but a wrong one now gets 0.999. What happens to '
+           'accuracy, what to the mean loss?',
+           '사진 100장 가운데 맞힌 것이 한 장 늘었지만 틀린 한 장에 0.999를 주었어요. 정확도와 평균 손실은 각각 어떻게 되나요?')],
       say('A few wrong answers, given with great certainty, can raise the mean loss while more answers are '
           'right than before.',
           '몇 안 되는 틀린 답이라도 아주 확신하면 평균 손실을 키워요. 맞힌 답이 전보다 많아도 그래요.'))
+
 _note('r08',
       'If the model got worse after epoch 8 of 12, train again from the bottom for 8 epochs.',
       '12 에포크 가운데 8 에포크 뒤에 나빠졌으면, 바닥부터 8 에포크를 다시 학습해요.', 'c',
@@ -1713,11 +1668,15 @@ _note('r08',
            '사전 학습된 가중치에서 8 에포크에 맞춘 스케줄로 다시 학습해요.')],
       {'a': say('A higher rate undoes what epoch 8 had reached.', '학습률을 키우면 8 에포크까지 얻은 것이 무너져요.'),
        'b': say('Then the knowledge from millions of pictures is gone.', '그러면 수백만 장에서 배운 것이 사라져요.')},
-      say('What should “bottom” mean when one starts from a pretrained model?',
-          '사전 학습된 모델에서 시작했다면 “바닥”은 무엇이어야 하나요?'),
+      [say('What should “bottom” mean when one starts from a pretrained model?',
+           '사전 학습된 모델에서 시작했다면 “바닥”은 무엇이어야 하나요?'),
+       say('Look at two things: the weights to start from, and the number of epochs that the schedule is '
+           'planned for.',
+           '두 가지를 보세요. 어떤 가중치에서 시작하는지, 그리고 스케줄이 몇 에포크에 맞춰져 있는지요.')],
       say('The schedule must come down to small rates within the epochs that it has; and the start is the '
           'pretrained model, not chance.',
           '스케줄은 주어진 에포크 안에 작은 학습률까지 내려와야 해요. 출발점은 무작위가 아니라 사전 학습된 모델이에요.'))
+
 _note('r09', 'Only metrics count; the loss can be forgotten.', '중요한 것은 지표뿐이고 손실은 잊어도 돼요.', 'a',
       [say('Choose models by the metric; the loss is what trains them, and it tells how far to trust their '
            'probabilities.',
@@ -1726,10 +1685,13 @@ _note('r09', 'Only metrics count; the loss can be forgotten.', '중요한 것은
        say('Loss and metric always agree, so either will do.', '손실과 지표는 언제나 일치하니 어느 쪽이든 돼요.')],
       {'b': say('The metric is what you care about.', '정작 중요한 것은 지표예요.'),
        'c': say('They can go opposite ways for several epochs.', '여러 에포크 동안 반대로 움직이기도 해요.')},
-      say('What would SGD follow if there were no loss?', '손실이 없다면 SGD는 무엇을 따라가나요?'),
+      [say('What would SGD follow if there were no loss?', '손실이 없다면 SGD는 무엇을 따라가나요?'),
+       say('Which of the two has a gradient, and which one do you tell other people?',
+           '둘 가운데 기울기가 있는 것은 무엇이고, 다른 사람에게 알려 주는 것은 무엇인가요?')],
       say('Accuracy has no useful gradient, so the loss trains; and a model whose loss is bad gives '
           'probabilities that mean little.',
           '정확도에는 쓸 만한 기울기가 없어서 손실로 학습해요. 손실이 나쁜 모델의 확률은 믿기 어려워요.'))
+
 _note('r10',
       'The gradient of `(a-b)*2` is `2(a-b)`; for cross-entropy too the gradient is linear in the '
       'activations.',
@@ -1744,13 +1706,14 @@ _note('r10',
       {'a': say('Differentiate `(a-b)*2` with respect to a: what is left of a?',
                 '`(a-b)*2`를 a로 미분하면 a가 남나요?'),
        'c': say('The largest that the gradient can be is 1: why?', '기울기는 아무리 커도 1이에요. 왜 그런가요?')},
-      say('One star or two? And what lies between the activations and the probabilities?',
-          '별이 하나인가요, 둘인가요? 그리고 활성값과 확률 사이에는 무엇이 있나요?'),
+      [say('One star or two? And what lies between the activations and the probabilities?',
+           '별이 하나인가요, 둘인가요? 그리고 활성값과 확률 사이에는 무엇이 있나요?'),
+       say('Take a - b = 3 and let a grow by 0.1: by how much does `3*2` change, by how much `3**2`?',
+           'a - b = 3에서 a를 0.1만큼 키워 보세요. `3*2`와 `3**2`는 각각 얼마나 바뀌나요?')],
       say('A factor of 2 has the gradient 2; a square has 2(a-b). Softmax is not linear, so neither is the '
           'gradient in a; it is bounded, though, and so no single picture can throw the weights far.',
           '2를 곱하면 기울기는 2이고, 제곱하면 2(a-b)예요. softmax가 선형이 아니므로 기울기도 a에 대해 선형이 아니에요. 다만 한계가 있어서 사진 한 장이 가중치를 '
-          '멀리 던지지 못해요.'),
-      ('01_loss.ipynb', '7. The gradient, and one step'))
+          '멀리 던지지 못해요.'))
 
 # %% ../nbs/workshop/36_questions.ipynb #e470a9de
 def progress(
@@ -1779,11 +1742,14 @@ _sections = {
         '5. Presizing: shrink late, and once': 'q01 q06',
         '6. Train before you clean': 'q09'},
     '01_loss.ipynb': {
-        '2. Only two breeds: sigmoid and `torch.where`': 'q14',
-        '3. All twelve: exp and softmax': 'q11',
-        '8. When softmax is the wrong choice': 'q12',
-        '7. The gradient, and one step': 'further'},
+        '2. Only two breeds: sigmoid and `torch.where`': 'q14 r04',
+        '3. All twelve: exp and softmax': 'q11 q13 t01 m04 r03',
+        '4. What should a wrong answer cost?': 'q15 m02',
+        "5. Cross-entropy, and somebody's notes": 'q10 t02 t03 r02',
+        '7. The gradient, and one step': 'further x01 x02 x03 r10',
+        '8. When softmax is the wrong choice': 'q12'},
     '02_lr_finder.ipynb': {
+        '1. Too small, right, too large': 'm01',
         '3. Two rules of thumb, and what each costs': 'q16 q16b q16c'},
     '03_finetune.ipynb': {
         '3. `fine_tune` taken apart': 'q17 q18',

@@ -86,6 +86,7 @@ def _training_pictures(learn):
 def linear_probe(
     learn:Learner, # made by `vision_learner`, one class a picture; its head is replaced
     C:float=30., # of the logistic regression; more fits the training pictures closer
+    features=frozen_features, # who computes them, from (learner, loader); several processes may share the work
 ) -> Learner: # the same, its body as before, frozen
     """Replace the learner's head by a linear one that logistic regression finds on the frozen body's features.
 
@@ -94,9 +95,10 @@ def linear_probe(
     body, n_out = body_of(learn.model), _check_classes(learn)
     device = next(learn.model.parameters()).device
     with torch.random.fork_rng(devices=[]): # a learner that goes on has drawn nothing
-        until_here = SimpleNamespace(model=nn.Sequential(body, linear_head(1, n_out).to(device))) # cut before the layer
+        before = nn.Sequential(body, linear_head(1, n_out).to(device)) # cut before its layer with parameters
+        until_here = SimpleNamespace(model=before, dls=learn.dls)
         dl, plain = _training_pictures(learn)
-        with plain: x, y, _ = frozen_features(until_here, dl)
+        with plain: x, y, _ = features(until_here, dl)
         head = linear_head(x.shape[1], n_out).to(device)
     weight, bias = logistic_regression(x, y, n_out, C)
     head[-1].load_state_dict(dict(weight=weight, bias=bias))

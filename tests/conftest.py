@@ -5,6 +5,9 @@ import tempfile
 import pytest
 from hypothesis import settings
 
+from ch5clf.places import share_cores
+
+share_cores() # before any test imports torch
 # Tests never touch the real progress file, however pytest is started.
 os.environ['CH5CLF_PROGRESS'] = tempfile.mkdtemp(prefix='ch5clf-tests-')
 for name in ('CH5CLF_DATA', 'CH5CLF_LANG'): os.environ.pop(name, None)

@@ -137,8 +137,8 @@ def test_a_lesson_of_the_edition_runs_from_end_to_end(edition, tmp_path):
 
 def test_with_the_workshop(tmp_path):
     done = copy_course(tmp_path/'all', workshop=True)
-    assert 'workshop/41_cli.ipynb' in done['written'] and 'workshop/36_questions.ipynb' not in done['written']
-    assert '](workshop/41_cli.ipynb)' in (tmp_path/'all'/'index.ipynb').read_text(encoding='utf-8')
+    assert 'workshop/45_cli.ipynb' in done['written'] and 'workshop/36_questions.ipynb' not in done['written']
+    assert '](workshop/45_cli.ipynb)' in (tmp_path/'all'/'index.ipynb').read_text(encoding='utf-8')
     (tmp_path/'all'/'workshop'/'10_places.ipynb').unlink()
     assert copy_course(tmp_path/'all') == dict(written=['workshop/10_places.ipynb'], updated=[], kept=[], beside=[]), 'a copy keeps its workshop'
 
@@ -322,9 +322,10 @@ def test_streams_closed_at_the_start_are_not_taken_by_files(tmp_path):
     assert r.returncode == 0 and copy_course(tmp_path/'c') == NOTHING
 
 
-def test_help_comes_at_once():
-    r = subprocess.run([sys.executable, '-X', 'importtime', *COMMAND[1:], '--help'], capture_output=True, text=True)
-    assert r.returncode == 0 and 'course' in r.stdout
+@pytest.mark.parametrize('command', [[], ['check'], ['train'], ['predict'], ['quiz'], ['sample'], ['course']], ids=' '.join)
+def test_help_comes_at_once(command):
+    r = subprocess.run([sys.executable, '-X', 'importtime', *COMMAND[1:], *command, '--help'], capture_output=True, text=True)
+    assert r.returncode == 0 and 'usage: ch5clf' in r.stdout
     slow = {'torch', 'fastai', 'numpy', 'pandas', 'matplotlib', 'PIL', 'IPython', 'jupyterlab'}
     assert not slow & {line.rpartition('|')[2].strip() for line in r.stderr.splitlines()}
 

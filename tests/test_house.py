@@ -121,7 +121,7 @@ def test_sdist_holds_the_whole_project(built):
 @pytest.mark.slow
 def test_unpacked_sdist_tests_itself():
     "Exports, README and three notebooks, where no clone is; .ci/sdist.py without arguments runs the whole quick part."
-    command = [sys.executable, str(ROOT/'.ci'/'sdist.py'), '10_places', '39_edition', '41_cli']
+    command = [sys.executable, str(ROOT/'.ci'/'sdist.py'), '10_places', '39_edition', '45_cli']
     r = subprocess.run(command, capture_output=True, text=True)
     assert r.returncode == 0 and 'everything passed' in r.stdout, r.stdout[-3000:] + r.stderr[-3000:]
 

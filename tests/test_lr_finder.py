@@ -452,7 +452,7 @@ def loop(model=None, rows=None):
 
 
 @pytest.mark.parametrize('name, value', [('width', 0), ('width', -1.), ('width', math.nan), ('width', 'wide'), ('peak', 0), ('repeats', -1), ('repeats', 0), ('repeats', 1.5), ('accumulate', 0), ('steps', 0),
-                                         ('start', 0), ('start', '1e-7'), ('growth', 1.), ('end', 1e-9)])
+                                         ('start', 0), ('start', '1e-7'), ('warmup', -1), ('end', 1e-9)])
 def test_options_without_meaning_are_named(name, value):
     for args in (loop(), (make(),)):
         with pytest.raises(ValueError, match=f'{name}=.*expected'): find_lr(*args, progress=False, **{name: value})
@@ -515,7 +515,7 @@ def test_a_second_ctrl_c_does_not_stop_the_restoring(form, monkeypatch):
     learn.loss_func = interrupted
     before, back, pressed = state(*things), restore._Tensor.back, []
     def pressing(self):
-        if len(pressed) < 3: pressed.append(1); signal.raise_signal(signal.SIGINT)
+        if len(pressed) < 3 and isinstance(self.t, nn.Parameter): pressed.append(1); signal.raise_signal(signal.SIGINT)
         back(self)
     monkeypatch.setattr(restore._Tensor, 'back', pressing)
     with pytest.raises(KeyboardInterrupt): find_lr(*((learn,) if form == 'learner' else (model, opt, interrupted, batches)), progress=False)
@@ -534,8 +534,8 @@ def test_pruned_and_normed_layers_are_put_back(kind):
     assert len(f.lrs) > 10 and layer.weight is held and torch.equal(held, value) and sorted(vars(layer)) == names
 
 
-def test_memory_at_most_two_copies():
-    "One that is kept, and one while a batch is shown to the unmoved model."
+def test_memory_at_most_one_copy():
+    "The one that is kept. (Gradients, which every training has, are not Python's objects and are not counted.)"
     class Counting(nn.Module):
         def __init__(self): super().__init__(); self.body, self.most = nn.Sequential(nn.Linear(6, 500), nn.Linear(500, 500), nn.Linear(500, 3)), SimpleNamespace(bytes=0)
         def forward(self, x):
@@ -549,7 +549,7 @@ def test_memory_at_most_two_copies():
     model(args[3][0][0])
     before, model.most.bytes = model.most.bytes, 0
     find_lr(*args, repeats=2, progress=False)
-    assert model.most.bytes - before < 2.2*weights, (model.most.bytes - before)/weights
+    assert .9*weights < model.most.bytes - before < 1.1*weights, (model.most.bytes - before)/weights
 
 
 def test_the_example_of_the_docstring_runs():

@@ -218,7 +218,7 @@ def test_depth():
     for im in (Image.fromarray(ramp), Image.fromarray(ramp.astype(np.int32)), Image.fromarray(ramp.astype(np.float32)), Image.fromarray((ramp/65535).astype(np.float32))):
         assert abs(np.asarray(open_picture(im))[0, :, 0].astype(int) - np.arange(256)).max() <= 1
     twelve = Image.fromarray(ramp//16)
-    assert abs(np.asarray(open_picture(twelve, white=4095))[0, :, 0].astype(int) - np.arange(256)).max() <= 1
+    assert abs(np.asarray(open_picture(twelve, scale=(0, 4095)))[0, :, 0].astype(int) - np.arange(256)).max() <= 1
     with pytest.raises(BadPicture, match='NaN'): open_picture(Image.fromarray(np.array([[1, np.nan, 0]], np.float32)))
 
 

@@ -178,7 +178,7 @@ def test_unreadable_pictures_are_named_and_left_out(cache, tmp_path, capsys):
         photos._told.clear()
         dls = pet_dls(tmp_path, size=16, presize=20, bs=4, cached=cached)
         assert len(dls.train_ds) + len(dls.valid_ds) == 20
-        assert '1 of 21 pictures are left out' in (said := capsys.readouterr().out) and 'a_90.jpg' in said
+        assert '1 of 21 pictures is left out' in (said := capsys.readouterr().out) and 'a_90.jpg' in said
 
 
 # ---- damage, and others at the same store

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from ch5clf.cli import jupyter_command, jupyter_env
+
 ROOT = Path(__file__).resolve().parent.parent
 sync_api = pytest.importorskip('playwright.sync_api', reason='playwright is not installed')
 pytest.importorskip('jupyterlab', reason='JupyterLab is not installed')
@@ -20,19 +22,18 @@ def free_port():
 
 @pytest.fixture
 def lab(tmp_path):
-    "A JupyterLab of its own: folder, settings, workspace and progress all live in a temporary folder."
+    "A JupyterLab as `ch5clf course` starts it: folder, settings, workspace and progress all live in a temporary folder."
     work = tmp_path / 'work'
     work.mkdir()
     shutil.copy(ROOT / 'nbs' / '05_questionnaire.ipynb', work)
-    env = {**os.environ, 'CH5CLF_PROGRESS': str(tmp_path / 'progress'), 'PYTHONPATH': str(ROOT)}
+    env = {**jupyter_env(work), 'CH5CLF_PROGRESS': str(tmp_path / 'progress'), 'PYTHONPATH': str(ROOT)}
     for name in ('CH5CLF_LANG', 'IN_TEST', 'PYTEST_CURRENT_TEST'): env.pop(name, None)
     for name in ('JUPYTER_CONFIG_DIR', 'JUPYTER_RUNTIME_DIR', 'JUPYTERLAB_SETTINGS_DIR', 'JUPYTERLAB_WORKSPACES_DIR', 'IPYTHONDIR'): env[name] = str(tmp_path / name)
     port = free_port()
     url = f'http://127.0.0.1:{port}'
+    command = [*jupyter_command(work, browser=False), f'--port={port}', '--ServerApp.port_retries=0', '--IdentityProvider.token=secret']
     with open(tmp_path / 'lab.log', 'wb') as log:
-        job = subprocess.Popen([sys.executable, '-m', 'jupyterlab', '--no-browser', '--allow-root', '--ip=127.0.0.1', f'--port={port}', '--ServerApp.port_retries=0',
-                                '--IdentityProvider.token=secret', f'--ServerApp.root_dir={work}', '--LabApp.news_url=', '--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate'],
-                               cwd=work, env=env, stdout=log, stderr=log)
+        job = subprocess.Popen(command, cwd=work, env=env, stdout=log, stderr=log)
         try:
             for _ in range(240):
                 if job.poll() is not None: break
@@ -47,6 +48,29 @@ def lab(tmp_path):
             job.terminate()
             try: job.wait(20)
             except subprocess.TimeoutExpired: job.kill()
+
+
+class Dialogs:
+    "Puts away each dialog that comes unasked and hides the page, and keeps its text: a reader should meet none."
+    def __init__(self, page):
+        self.page, self.any, self.unasked = page, page.locator('.jp-Dialog').first, []
+        self.watch()
+    def watch(self): self.page.add_locator_handler(self.any, self._put_away)
+    def _put_away(self, dialog):
+        self.unasked.append(dialog.inner_text())
+        dialog.locator('button').first.click()
+    def accept(self):
+        "The one that was asked for."
+        self.page.remove_locator_handler(self.any)
+        self.page.locator('.jp-Dialog .jp-mod-accept').click()
+        self.any.wait_for(state='detached')
+        self.watch()
+
+
+def quiet(page):
+    "Wait until a reader would begin to work: no splash screen lies over the page any more, and the kernel is idle."
+    page.locator('#jupyterlab-splash').wait_for(state='detached')
+    page.locator('.jp-Notebook-ExecutionIndicator[data-status="idle"]').wait_for()
 
 
 def cell_with(page, text):
@@ -97,9 +121,10 @@ def test_cards(lab, tmp_path):
         page.set_default_timeout(60_000)
         expect.set_options(timeout=60_000)
         page.goto(f'{url}/lab/tree/05_questionnaire.ipynb?token=secret&reset')
+        dialogs = Dialogs(page)
         first = cell_with(page, '%load_ext')
         first.wait_for()
-        page.locator('.jp-Notebook-ExecutionIndicator[data-status="idle"]').wait_for()
+        quiet(page)
         load(page, first, 'loaded')
 
         # by mouse
@@ -147,9 +172,8 @@ def test_cards(lab, tmp_path):
 
         page.locator('.lm-MenuBar-item', has_text='Kernel').click()
         page.locator('.lm-Menu-item[data-command="kernelmenu:restart"]').click()
-        page.locator('.jp-Dialog .jp-mod-accept').click()
-        page.locator('.jp-Dialog').wait_for(state='detached')
-        page.locator('.jp-Notebook-ExecutionIndicator[data-status="idle"]').wait_for()
+        dialogs.accept()
+        quiet(page)
         load(page, first, 'loaded again')
         out = card(page, 'q19')
         expect(out).to_contain_text('전에 맞혔어요')
@@ -166,5 +190,6 @@ def test_cards(lab, tmp_path):
         run(page, report)
         expect(report.locator('.jp-OutputArea-output').last).to_contain_text('q19')
         browser.close()
+    assert not dialogs.unasked
     assert kept_of(kept, 'q19')['state'] == 'right'
     assert json.loads(kept.read_text(encoding='utf-8'))['language'] == 'ko'

@@ -313,3 +313,13 @@ def test_standard_library_only():
     names += [n.module for n in ast.walk(ast.parse((ROOT/'start.py').read_text(encoding='utf-8'))) if isinstance(n, ast.ImportFrom)]
     assert not {n.split('.')[0] for n in names} - sys.stdlib_module_names
     assert max(map(len, (ROOT/'start.py').read_text(encoding='utf-8').splitlines())) <= 120
+
+
+def test_tests_share_the_cores(tmp_path, monkeypatch):
+    "What tests run with is what the library says, and what a user decided stays."
+    from ch5clf.places import SPIN
+    module = load(ROOT / 'start.py')
+    for name in ('GOMP_SPINCOUNT', 'OMP_WAIT_POLICY'): monkeypatch.delenv(name, raising=False)
+    assert module.test_env(tmp_path)['GOMP_SPINCOUNT'] == str(SPIN)
+    monkeypatch.setenv('OMP_WAIT_POLICY', 'PASSIVE')
+    assert 'GOMP_SPINCOUNT' not in module.test_env(tmp_path)
