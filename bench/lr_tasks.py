@@ -200,7 +200,7 @@ def _other_digits():
     "A body that learned digits turned by a quarter, and a probe of 150 upright ones."
     from fastai.basics import set_seed
     set_seed(0)
-    model, (x, y, xv, yv) = _digits_cnn(), _digits()
+    model, (x, y, *_) = _digits_cnn(), _digits()
     opt = torch.optim.Adam(model.parameters(), 3e-3)
     for _ in range(6):
         for rows in torch.randperm(len(x)).split(32):

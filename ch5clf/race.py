@@ -33,12 +33,17 @@ def _lowest(points):
     return float(x[i] + np.clip(shift, -left/2, right/2)), True
 
 # %% ../nbs/workshop/43_race.ipynb #43a0000a
-def _climb(at, points, x, step, more):
+def _best_of(points, alike=0.):
+    "The log10 rate of the lowest loss; of those that are alike the largest."
+    finite = {x: y for x, y in points.items() if math.isfinite(y)}
+    return max((x for x, y in finite.items() if y <= min(finite.values()) + alike), default=min(points))
+
+def _climb(at, points, x, step, more, alike=0.):
     "Ask `at` for losses around `x` until the lowest lies between two others, `more` times beyond the first three."
     for v in (x, x - step, x + step):
         if v not in points: points[v] = at(v)
     for _ in range(more):
-        low = min(points, key=lambda v: points[v] if math.isfinite(points[v]) else math.inf)
+        low = _best_of(points, alike)
         if low not in (min(points), max(points)): break
         v = low - step if low == min(points) else low + step
         points[v] = at(v)
@@ -51,7 +56,7 @@ _MOST = .75 # decades: the drift is never taken for more
 
 def _lengths(length, share):
     "Updates of the long and of the short heats: three or four long and about six short ones take `share` of a training."
-    long = max(2, min(length, max(4, round(length*share/5))))
+    long = max(2, min(length, max(12, round(length*share/5))))
     return long, max(2, round(long/_SHORTER))
 
 def _drift(first, second, short, long, length):
@@ -82,12 +87,13 @@ def race_rates(
     "Heats of two lengths around the best rate; the best rate's drift between them is carried on to the full length."
     long, short = _lengths(length, share)
     brief, points = lambda x: heat(10**x, short), {}
-    coarse, _ = _climb(brief, points, math.log10(start), 1., 5)
-    middle = min(points, key=lambda v: abs(v - coarse))
+    alike = .01*abs(before) if math.isfinite(before) else 0.
+    _climb(brief, points, math.log10(start), 1., 5, alike)
+    middle = _best_of(points, alike)
     for v in (middle - .5, middle + .5): points[v] = brief(v)
-    first, _ = _lowest(points)
+    first = max(_lowest(points)[0], _best_of(points, alike) - .25)
     points = {}
-    second, _ = _climb(lambda x: heat(10**x, long), points, first, .5, 3)
+    second, _ = _climb(lambda x: heat(10**x, long), points, first, .5, 4)
     if refused := _no_answer(points, before): return None, refused
     best = 10**(second + _drift(first, second, short, long, length))
     return best, (f'of heats of {short} and of {long} updates, {10**first:.2g} and {10**second:.2g} would have been '
