@@ -305,7 +305,7 @@ def test_env(tmp):
     env = {k: v for k, v in os.environ.items() if k not in ('CH5CLF_DATA', 'CH5CLF_LANG')}
     env.update(CH5CLF_PROGRESS=str(Path(tmp) / 'progress'), IN_TEST='1', PYTHONUTF8='1', PYTHONPATH=str(ROOT))
     if 'OMP_WAIT_POLICY' not in env:
-        env.setdefault('GOMP_SPINCOUNT', '3000')  # `share_cores` of ch5clf.places says why
+        env.setdefault('GOMP_SPINCOUNT', '10000')  # `share_cores` of ch5clf.places says why
     return env
 
 
