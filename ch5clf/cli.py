@@ -41,7 +41,8 @@ def jupyter_env(
 ) -> dict: # environment for `subprocess`
     """The environment for `jupyter_command`: settings of this course alone.
 
-    Nobody is asked whether they want news, nor, on a slow machine, whether to clear the workspace. Threads leave the cores to other programs, see `places.share_cores`."""
+    Nobody is asked whether they want news, nor, on a slow machine, whether to clear the workspace. Threads leave
+    the cores to other programs, see `places.share_cores`."""
     settings = Path(folder)/'.jupyter'
     (settings/'labconfig').mkdir(parents=True, exist_ok=True)
     asking = {f'@jupyterlab/apputils-extension:{name}': True for name in ('announcements', 'splash')}
@@ -156,7 +157,8 @@ def _go_on(args):
 def _stop(*_): raise KeyboardInterrupt
 
 def _train(args):
-    if args.quick and args.epochs: raise UserError('--quick is the linear probe alone, and --epochs wants more; take one of them')
+    if args.quick and args.epochs:
+        raise UserError('--quick is the linear probe alone, and --epochs wants more; take one of them')
     first = os.environ.get('RANK', '0') == '0'
     from ch5clf.report import write_report
     from ch5clf.training import train_folder
@@ -252,7 +254,8 @@ def _add_train(commands):
     add('--seed', type=int, metavar='N', help='of split, order and augmentation (default: 42)')
     add('--arch', choices=('lite0', 'lite1', 'lite2'), help='body (default: lite0)')
     add('--sure', type=float, metavar='SHARE', help='share of right answers that "not sure" is set by (default: 0.95)')
-    add('--keep', choices=('better', 'last'), help='save the better of probe and last epoch on held-back photos (default), or the last')
+    add('--keep', choices=('better', 'last'),
+        help='save the better of probe and last epoch on held-back photos (default), or the last')
     add('--device', help='cpu, cuda or mps (default: what there is)')
     add('--resume', action='store_true', help='go on where this training was stopped')
     add('--force', action='store_true', help='begin anew, and replace files of this name')
@@ -274,7 +277,8 @@ def _add_rest(commands):
                    ', in English or Korean. Progress is kept; Ctrl-C leaves.')
     add('ids', nargs='*', metavar='QUESTION', help='such as q10; without any, all of them')
     add('--lang', choices=('en', 'ko'), help="language of the questions (default: CH5CLF_LANG, or the answer's own)")
-    add = _command(commands, 'sample', _sample, 'draw paper pets into a folder', ': pictures of twelve breeds, to try everything on.')
+    add = _command(commands, 'sample', _sample, 'draw paper pets into a folder',
+                   ': pictures of twelve breeds, to try everything on.')
     add('dest', help='folder to make')
     add('--per-breed', type=int, default=60, metavar='N', help='pictures of each breed (default: 60)')
     add('--seed', type=int, default=42, metavar='N', help='same seed, same pictures (default: 42)')
