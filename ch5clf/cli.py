@@ -283,9 +283,13 @@ def _add_rest(commands):
     add('--per-breed', type=int, default=60, metavar='N', help='pictures of each breed (default: 60)')
     add('--seed', type=int, default=42, metavar='N', help='same seed, same pictures (default: 42)')
 
+class _Parser(argparse.ArgumentParser):
+    "A terminal obeys what stands in an argument, unless its complaint is made printable."
+    def error(self, message): super().error(_printable(message))
+
 def _parser():
     import ch5clf
-    parser = argparse.ArgumentParser(prog='ch5clf', description='A course in image classification, and its library.')
+    parser = _Parser(prog='ch5clf', description='A course in image classification, and its library.')
     parser.add_argument('--version', action='version', version=f'ch5clf {ch5clf.__version__}')
     commands = parser.add_subparsers(title='commands', required=True, metavar='COMMAND')
     for add in (_add_course, _add_check, _add_train, _add_predict, _add_rest): add(commands)
@@ -305,7 +309,8 @@ def _give_up(stream):
     except (OSError, ValueError): pass # a stream without a file, as in a notebook
 
 def _complain(message):
-    try: print(f'ch5clf: {message}', file=sys.stderr)
+    lines = [_printable(line) for line in str(message).splitlines()]
+    try: print('ch5clf:', '\n'.join(lines), file=sys.stderr)
     except OSError: pass
 
 def _run(argv):
