@@ -36,7 +36,7 @@ with quiet_imports(): import timm
 
 # %% ../nbs/workshop/40_saved.ipynb #5f553c2d
 _FORM = 3 # raised when older readers would misread the files; _YOUNGER says what earlier forms lacked
-_YOUNGER = {'task', 'threshold'} # fields of form 3; form 1 had no checksum of its description either
+_YOUNGER = {'task', 'threshold', 'scale'} # fields of form 3; form 1 had no checksum of its description either
 _TASKS = 'category', 'multicategory', 'regression' # as fastai's blocks are called
 _BODIES = dict(lite0='tf_efficientnet_lite0', lite1='tf_efficientnet_lite1', lite2='tf_efficientnet_lite2')
 
@@ -78,6 +78,7 @@ class About:
     versions: dict # package -> version that saved it
     task: str = 'category' # one class a picture; 'multicategory': any number of them; 'regression': numbers
     threshold: float | None = None # below this probability the model is not sure, or a class is not named
+    scale: list | None = None # numbers that become black and white in pictures with more than 8 bits
 
     def __post_init__(self):
         def no(field, rule): return f'{field}: {getattr(self, field)!r:.60} is not {rule}'
@@ -91,6 +92,9 @@ class About:
         fits = self.temperature is None or _number(self.temperature, .01, 100)
         _must(fits, no('temperature', 'a number from 0.01 to 100'))
         _must(self.threshold is None or _number(self.threshold, 0, 1), no('threshold', 'a number from 0 to 1'))
+        fits = self.scale is None or type(self.scale) is list and len(self.scale) == 2
+        fits = fits and (self.scale is None or all(_number(v, -1e9, 1e9) for v in self.scale) and self.scale[0] < self.scale[1])
+        _must(fits, no('scale', 'two numbers, the lower first'))
         plain = self.temperature is self.threshold is None
         _must(self.task != 'regression' or plain, 'temperature and threshold: a model that tells numbers has neither')
         fits = type(self.versions) is dict and len(self.versions) <= 20
@@ -234,7 +238,8 @@ def _pipeline(learn, size, presize):
     presize = max(size, presize or (resize.size[0] if resize else size))
     norm = named(dl.after_batch.fs, 'Normalize')
     mean, std = ([float(v) for v in s.flatten()] for s in (norm.mean, norm.std)) if norm else ([0.]*3, [1.]*3)
-    return dict(size=size, presize=presize, mean=mean, std=std)
+    scale = getattr(dl, 'scale', None)
+    return dict(size=size, presize=presize, mean=mean, std=std, scale=list(map(float, scale)) if scale else None)
 
 # %% ../nbs/workshop/40_saved.ipynb #taskof1
 def _activation(loss):
@@ -526,9 +531,9 @@ def probabilities(
     return logits.sigmoid() if a.task == 'multicategory' else logits.softmax(1)
 
 # %% ../nbs/workshop/40_saved.ipynb #89bbe807
-def _picture(file, size, presize):
+def _picture(file, size, presize, scale=None):
     "The centre square of a picture, as the course's loader shows it: uint8 (3, size, size)."
-    x = torch.from_numpy(presized(file, presize).copy()).permute(2, 0, 1)
+    x = torch.from_numpy(presized(file, presize, scale).copy()).permute(2, 0, 1)
     h, w = x.shape[1:]
     side = min(w, h)
     samples = int(min(8, max(1, round(side/size))))
@@ -628,7 +633,7 @@ def _opened(x):
 def _seen(x, why, about):
     "What the model is shown of a picture, or a record of what is wrong with it."
     if why: return dict(error=why)
-    try: return _picture(_opened(x), about.size, about.presize)
+    try: return _picture(_opened(x), about.size, about.presize, about.scale)
     except BadPicture as e: return dict(error=e.words)
     except Exception as e: # of an image or a stream that was opened elsewhere, by whatever
         if isinstance(x, os.PathLike): raise

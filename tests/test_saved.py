@@ -27,6 +27,7 @@ from PIL import Image
 from safetensors.torch import load, save
 
 from ch5clf import pictures as reader, places, saved
+from ch5clf.loaders import pet_dls
 from ch5clf.presize import PresizeDL
 from ch5clf.pretrained import lite0, lite1, lite2
 from ch5clf.recipe import fit_recipe, linear_head
@@ -440,6 +441,28 @@ def test_odd_pictures_are_seen_as_in_training(pictures, tmp_path):
         rare = f.stem.split()[0] not in ('tiny', 'long', 'scan')  # enlarged, or shrunk in two steps: rounded otherwise in more than a few pixels
         assert off.max() < 1.01 and not (rare and (off > .01).float().mean() > .01), f'{f.name}: `predict` no longer opens pictures as ch5clf.presize does'
     assert len(files) == 23
+
+
+def test_deep_pictures_keep_the_scale_of_their_set(tmp_path):
+    "Pictures of 12 bits in files of 16: a dark one alone must not be stretched to white."
+    rng, files = np.random.default_rng(0), []
+    for i in range(12):
+        top = 4095 if i % 2 else 900
+        f = tmp_path/'set'/'ab'[i % 2]/f'{i}.png'
+        f.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, top + 1, (40, 40), dtype=np.uint16)).save(f)
+        files.append(f)
+    dls = pet_dls(tmp_path/'set', size=32, presize=40, bs=2, seed=1, twins=False)
+    learn = fit_recipe(dls, lite0, epochs=0)
+    save_model(learn, tmp_path/'m.safetensors', size=32, presize=40)
+    about = load_model(tmp_path/'m.safetensors').about
+    assert about.scale == list(dls.train.scale) and about.scale[1] > 4000
+    there = dls.test_dl(files, bs=len(files)).one_batch()[0]
+    seen = torch.stack([saved._picture(f, 32, 40, about.scale) for f in files])/255
+    mean, std = (torch.tensor(v)[:, None, None] for v in (about.mean, about.std))
+    assert ((seen - mean)/std - there.cpu().as_subclass(torch.Tensor)).abs().max() < .02
+    assert saved._picture(files[0], 32, 40, about.scale).float().mean() < 40 < 100 < saved._picture(files[0], 32, 40).float().mean()
+    with pytest.raises(ValueError, match='scale'): saved.About(**{**about.__dict__, 'scale': [5, 1]})
 
 
 def test_broken_files_are_named_and_the_rest_go_on(model, pictures, tmp_path, monkeypatch):
