@@ -141,7 +141,7 @@ def _read(x, s, level):
 
 # %% ../nbs/workshop/24_sweep.ipynb #b6880fa9
 _DRAWS = 300 # curves that are read for the interval
-_OTHERS = .15 # spread of the answers of other seeds and orders, a standard deviation in decades
+_OTHERS = .18 # spread of the answers of other seeds and orders, a standard deviation in decades (with .15: 86 % of pairs)
 _SHARE = .15 # of what single items differ by: the least fall that is read
 
 class _Reading:
