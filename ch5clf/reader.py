@@ -190,6 +190,7 @@ class Parsed:
 class Cue:
     "One way in which a text says an option."
     def __init__(self, text:str): # as it stands in slots.txt
+        self.shares, text = text[0] == '+', text.lstrip('+')
         self.guess, text = text[0] == '?', text.lstrip('?')
         self.scope, text = text[0] if text[0] in '~=' else '', text.lstrip('~=')
         words = text.split()
@@ -278,12 +279,12 @@ class Option:
 class Slot:
     "A short sentence with a choice. Two names: two slots that share their options and must differ."
     def __init__(self, names:list, says:dict, optional:bool):
-        self.names, self.says, self.optional, self.options, self.doubts = names, says, optional, [], []
+        self.names, self.says, self.optional, self.options, self.doubts, self.given = names, says, optional, [], [], []
     def __getitem__(self, key:str) -> Option: return next(o for o in self.options if o.key == key)
     @property
     def cues(self) -> list:
-        "All cues, those of doubts too."
-        return [c for o in self.options for c in o.cues] + self.doubts
+        "All cues, those of doubts and of what is given too."
+        return [c for o in self.options for c in o.cues] + self.doubts + self.given
     @property
     def right(self) -> list: # keys
         "The keys of the right options."
@@ -302,6 +303,7 @@ def read_slots(text:str) -> dict: # question -> list of Slot
         bars = [o.strip() for o in line.split(' | ')]
         if not line.strip() or line[0] == '#': continue
         if line.startswith('  doubt '): slot.doubts = [Cue(c.strip()) for c in line[8:].split(';')]
+        elif line.startswith('  given '): slot.given = [Cue(c.strip()) for c in line[8:].split(';')]
         elif line.startswith('  read '): option.cues += [Cue(c.strip()) for c in line[7:].split(';')]
         elif line.startswith('  > '): option.why['ko' if option.why else 'en'] = line[4:]
         elif line[:2] in ('+ ', '- '):
@@ -331,7 +333,7 @@ def read(
     slots:list, # of a question
 ) -> Reading:
     "What a text says about the slots of a question."
-    found, quotes, used, doubt = {n: None for s in slots for n in s.names}, {}, [], False
+    found, quotes, used, held, doubt = {n: None for s in slots for n in s.names}, {}, [], [], False
     norm = normalise(text)
     if why := 'long' if len(text) > READ else unread(norm): return Reading(found, why=why)
     parsed, names = Parsed(norm), {n for s in slots for c in s.cues for n in c.concepts} - {'NOT'}
@@ -345,11 +347,22 @@ def read(
         doubt |= any(True for cue in slot.doubts for _ in cue.matches(parsed))
         for name, key in zip(slot.names, keys):
             found[name], quotes[name] = key, norm[slice(*parsed.home(said[key][0]))].strip(' ,.')
-    stray = [n for n in parsed.nots if not any(a <= n[0] < b for a, b in [*used, *parsed.eaten])]
-    return Reading(found, not (doubt or stray or _strange(parsed, names) or _jumbled(norm)), quotes)
+            held.append(said[key][2])
+    given = [s for slot in slots for cue in slot.given for spans in cue.matches(parsed) for s in spans]
+    loose = _outside(parsed.nots, [*used, *parsed.eaten]) + _outside(parsed.find('HEDGE'), used)
+    loose += _outside(parsed.find('RELATION'), [*used, *given])
+    doubt |= bool(loose) or not all(_apart(*pair) for pair in itertools.combinations(held, 2))
+    return Reading(found, not (doubt or _strange(parsed, names) or _jumbled(norm)), quotes)
+
+def _outside(spans, others): return [s for s in spans if not any(a <= s[0] < b for a, b in others)]
+
+def _apart(ways, others):
+    "Has each of two slots words of its own, in one of the ways in which it is said?"
+    own = lambda one, other: any(not any(a < d and c < b for c, d in other) for a, b in one)
+    return any(x is None or y is None or own(x, y) and own(y, x) for x in ways for y in others)
 
 def _said(slot, parsed, used):
-    "Option -> (place, is it a guess?), in order of place; and whether something was denied."
+    "Option -> (place, is it a guess?, ways in which it is said), in order of place; and whether something was denied."
     said, denied = {}, False
     for loose in (False, True): # what no sentence says may be spread over several: a guess
         for option, cue in ((o, c) for o in slot.options for c in o.cues if not loose or not c.bound):
@@ -358,8 +371,10 @@ def _said(slot, parsed, used):
                     denied = True
                     continue
                 used += spans
-                new = min(s[0] for s in spans), loose or cue.guess
-                if option.key not in said or said[option.key][1] and not new[1]: said[option.key] = new
+                place, guess = min(s[0] for s in spans), loose or cue.guess
+                old = said.get(option.key)
+                if not old or old[1] and not guess: old = said[option.key] = place, guess, old[2] if old else []
+                if guess <= old[1]: old[2].append(None if cue.shares else spans)
         if said: break
     return dict(sorted(said.items(), key=lambda o: o[1][0])), denied
 
