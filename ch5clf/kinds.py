@@ -543,7 +543,7 @@ class Names(Kind):
         if nearly := self._by_ear(text) or self._in_pieces(text): return nearly
         if self._sentence and isinstance(answer, str):
             named = self._mentions(text) or self._slips(text, range(len(self._names)))
-            if len(raw.split()) > 4 or not named: return self._whole(answer, lang)
+            if len(raw.split()) > 4 or not named or reader.qualified(raw): return self._whole(answer, lang)
         return self._by_name(raw, isinstance(answer, list))
     def _text(self, answer):
         if isinstance(answer, Foreign): return answer.name
@@ -609,13 +609,13 @@ class Names(Kind):
             'The names are right. Now look at their order: which one works on the output of the other?',
             '이름은 맞았어요. 이제 순서를 보세요. 어느 쪽이 다른 쪽의 출력을 받나요?')))
     def _whole(self, answer, lang):
-        """A sentence is read slot by slot, and by its names; right where both say so.
+        """A sentence is read slot by slot, and by its names; right where both say so without doubt.
 
         Where only one does, the reader is asked."""
         read, named = self._sentence.judge(answer, lang), self._by_name(answer, False)
         if reader.unread(reader.normalise(answer)) == 'language' or read.state == 'wrong': return read
         if self._sentence.right(read.read):
-            return self._sentence.mark(read.read) if named.state == 'right' else self._sentence.ask(read.read)
+            return read if read.state == named.state == 'right' else self._sentence.ask(read.read)
         if named.state == 'right' and any(read.read.values()): return self._sentence.ask(read.read)
         return named if named.state in ('partly', 'wrong') and self._mentions(self._form(answer)) else read
     def _unclear(self):

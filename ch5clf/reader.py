@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['READ', 'table', 'normalise', 'concepts', 'pattern', 'Parsed', 'Cue', 'bound', 'Option', 'Slot', 'read_slots', 'slots',
-           'Reading', 'read', 'unread']
+           'Reading', 'read', 'qualified', 'unread']
 
 # %% ../nbs/workshop/32_reader.ipynb #36cd85d5
 __doc__ = """A short text becomes a proposal: the option of each slot that it says, or None.
@@ -215,9 +215,8 @@ class Cue:
         return all(x[1] <= y[0] or y[1] <= x[0] for x, y in itertools.combinations(spans, 2))
 
 # %% ../nbs/workshop/32_reader.ipynb #980b11c1
-_RESPECTIVELY = re.compile(r'respectively|각각|순서대로|차례로')
-_THAN_KO = re.compile(r'(?<![그이])보다|에 비해|에 비하면|대비')
-_THAN = re.compile(r'than (?:\w{1,12} ){0,4}$')
+_RESPECTIVELY, _THAN_KO, _THAN = map(re.compile, (
+    r'respectively|각각|순서대로|차례로', r'(?<![그이])보다|에 비해|에 비하면|대비', r'than (?:\w{1,12} ){0,4}$'))
 
 def bound(
     text:Parsed,
@@ -349,12 +348,11 @@ def read(
             found[name], quotes[name] = key, norm[slice(*parsed.home(said[key][0]))].strip(' ,.')
             held.append(said[key][2])
     given = [s for slot in slots for cue in slot.given for spans in cue.matches(parsed) for s in spans]
-    loose = _outside(parsed.nots, [*used, *parsed.eaten]) + _outside(parsed.find('HEDGE'), used)
-    loose += _outside(parsed.find('RELATION'), [*used, *given])
-    doubt |= bool(loose) or not all(_apart(*pair) for pair in itertools.combinations(held, 2))
+    doubt |= _outside(parsed.nots, [*used, *parsed.eaten]) or _outside(parsed.find('HEDGE'), used)
+    doubt |= _outside(parsed.find('RELATION'), [*used, *given]) or not all(_apart(*pair) for pair in itertools.combinations(held, 2))
     return Reading(found, not (doubt or _strange(parsed, names) or _jumbled(norm)), quotes)
 
-def _outside(spans, others): return [s for s in spans if not any(a <= s[0] < b for a, b in others)]
+def _outside(spans, others): return any(not any(a <= s[0] < b for a, b in others) for s in spans)
 
 def _apart(ways, others):
     "Has each of two slots words of its own, in one of the ways in which it is said?"
@@ -373,10 +371,17 @@ def _said(slot, parsed, used):
                 used += spans
                 place, guess = min(s[0] for s in spans), loose or cue.guess
                 old = said.get(option.key)
-                if not old or old[1] and not guess: old = said[option.key] = place, guess, old[2] if old else []
+                if not old or old[1] > guess: old = said[option.key] = place, guess, []
                 if guess <= old[1]: old[2].append(None if cue.shares else spans)
         if said: break
     return dict(sorted(said.items(), key=lambda o: o[1][0])), denied
+
+# %% ../nbs/workshop/32_reader.ipynb #946f3e7d
+def qualified(
+    text:str, # what was typed
+) -> bool:
+    "Does a text hold a word of doubt or of relation? Then its names alone do not tell what it says."
+    return any(pattern(o).search(normalise(text)) for o in ('HEDGE', 'RELATION'))
 
 # %% ../nbs/workshop/32_reader.ipynb #4aae0aba
 @lru_cache(None)
@@ -406,7 +411,6 @@ _GLUE = re.compile(unwrap(rf'''
     [a-z]{{2,20}}ed|[a-z]{{3,20}}ing|by|so|if|when|to|not|no|because|use|then|with|without|one|per|first|or|and|at|
     than|where)(?![a-z])|n't|[=+/:*>()?]|(?:다|요|음|함|됨|임|고|며|면|서|니까|해|는|은|을|를|이|가|로|에|게|기|때|시|지|차이|위해|
     발생|저하|가능|필요|증가|감소)(?=[\s,.;~!)]|$)'''))
-
 _COMPARES = re.compile(r'\b(?:more|less|fewer|other|rather|better|worse|different|[a-z]{2,20}er)\b')
 
 def _jumbled(norm):

@@ -10,6 +10,7 @@ from ch5clf.answers import LANGS, language_of
 from ch5clf.kinds import STATES
 from ch5clf.questions import questions
 from ch5clf.reader import READ, Parsed, concepts, normalise, pattern, read, slots
+from mutants import parts, turned
 
 HERE = Path(__file__).parent
 BLIND, MORE = (json.loads((HERE / f'answers_{o}.json').read_text(encoding='utf-8')) for o in ('blind', 'more'))
@@ -63,6 +64,62 @@ def test_answers_that_the_tables_grew_on(): grown_on(MORE[::5])
 
 @pytest.mark.slow
 def test_all_answers_that_the_tables_grew_on(): grown_on(MORE)
+
+
+# ---------------------------------------------------------------- each slot by its own words, each word as it stands
+ANSWERS = [c for c in BLIND + MORE if c['kind'] == 'right' and c['id'] in READABLE]
+at_once = lambda id, text: questions[id].check(text).state == 'right'
+RIGHT = [(c['id'], c['answer']) for c in ANSWERS]
+
+def without_a_slot():
+    "Right answers without the only part that says a slot: (question, slot, text)."
+    for id, answer in RIGHT:
+        kind = READABLE[id]
+        for pieces in parts(answer):
+            alone = [read(p, kind.slots).read for p in pieces]
+            for slot in (n for s in kind.slots if not s.optional for n in s.names):
+                says = [i for i, r in enumerate(alone) if r[slot]]
+                if len(says) == 1: yield id, slot, ' '.join(pieces[:says[0]] + pieces[says[0] + 1:])
+
+def test_no_slot_is_filled_from_another():
+    passed, n = defaultdict(set), 0
+    for id, slot, text in without_a_slot():
+        n += 1
+        if at_once(id, text): passed[id, slot].add(text)
+    assert n > 1000 and sum(map(len, passed.values())) <= .01*n, (n, passed)
+
+def test_a_word_turned_round_is_asked_about():
+    turns = {(id, text) for id, answer in RIGHT for _, text in turned(answer)}
+    passed = [o for o in sorted(turns) if at_once(*o)]
+    assert len(turns) > 800 and len(passed) <= .02*len(turns), (len(turns), passed)
+
+INFERRED = [
+    ('q11', 'They all sum up to 1, so that they are probabilities.'), ('q11', '모두 더하면 1이 되어서 확률로 볼 수 있어요.'),
+    ('q17', 'First the head is trained, all other layers stay frozen.'), ('q17', '먼저 헤드만 학습하고 나머지는 전부 동결해요.'),
+    ('q17', 'Train the last layer with everything else locked.'), ('q12', '레이블이 0개일 수도 있고요.'),
+    ('q03', '파일명하고 레이블이 한 줄씩 있는 테이블'), ('q09', '모델을 빨리 만들어 보면 돼요.'),
+    ('q01', 'All photos get the same size, so they fit in one batch, and there is some margin for rotations.')]
+UNSURE = [
+    ('q10', 'log_softmax and nll_loss, but I forget which comes first'), ('q10', 'maybe log_softmax, then nll_loss'),
+    ('q10', 'log_softmax 다음에 nll_loss인지 아닌지 모르겠어요'), ('q19', 'small for the early layers, large for the late ones, I guess'),
+    ('q19', '앞쪽 층은 작게, 뒤쪽 층은 크게인데 기억이 안 나요'), ('q23', 'half precision, less memory, faster; not sure'),
+    ('q22', '아마 층의 수'), ('q22', "the number of layers, I don't remember exactly")]
+TURNED = [
+    ('q09', 'No. Train a model early, then clean the images with the lowest loss.'),
+    ('q09', '아니요. 모델을 먼저 학습하고 손실이 작은 사진을 보면서 정리해요.'),
+    ('q23', 'From 16-bit up to 32-bit numbers; they take less memory and training is faster.'),
+    ('q23', '16비트에서 32비트로 바꿔서 메모리를 덜 쓰고 빨라져요.'), ('q10', 'log_softmax goes last, nll_loss first'),
+    ('q10', 'log_softmax after nll_loss'), ('q10', 'log_softmax가 뒤, nll_loss가 앞'), ('q10', 'before log_softmax comes nll_loss')]
+
+@pytest.mark.parametrize('id,text', INFERRED + UNSURE + TURNED)
+def test_not_right_before_it_is_confirmed(id, text): assert not at_once(id, text)
+
+ORDER = ['nll_loss가 뒤, log_softmax가 앞', 'log_softmax가 앞이고 nll_loss가 뒤예요', 'nll_loss after log_softmax',
+         'first log_softmax, then nll_loss', 'log_softmax 다음에 nll_loss', 'nll_loss 전에 log_softmax를 써요']
+@pytest.mark.parametrize('text', ORDER)
+def test_order_in_any_order(text):
+    r = questions['q10'].check(text)
+    assert r.read == dict(first='logsm', second='nll') and r.state in ('right', 'unsure')
 
 
 # ---------------------------------------------------------------- what the first judge got wrong
@@ -286,6 +343,7 @@ def test_ten_thousand_hostile_answers_raise_nothing(): hostile(10_000, 1)
 
 def test_tables_are_whole():
     used = {c for k in READABLE.values() for s in k.slots for u in s.cues for c in u.concepts}
+    used |= {'HEDGE', 'RELATION'} # of every question
     used |= {o for c in used & set(concepts()[1]) for o in (c, concepts()[1][c])}
     assert used - {'NOT', 'STARTNO', 'STARTYES'} <= set(concepts()[0])
     named = {n for n in concepts()[0] if n.isupper()} # lists of words that are no concept have small letters
