@@ -24,9 +24,8 @@ import torch
 from torch.nn.functional import cross_entropy, normalize
 from .features import check_pictures, frozen_features
 from .pictures import open_picture
-from .places import quiet_imports
+from .places import is_test, quiet_imports
 from fastcore.basics import patch
-from IPython.display import display
 
 # %% ../nbs/workshop/23_suspects.ipynb #090d9398
 with quiet_imports():
@@ -212,10 +211,13 @@ class LabelFixes:
     def __repr__(self):
         return f'{self.decided().to_string()}\nkeep(i), relabel(i, label) and drop(i) decide; pet_dls(labels=, leave_out=) obeys'
 
-    def _ipython_display_(self):
+    def _repr_mimebundle_(self, include=None, exclude=None):
+        bundle = {'text/plain': repr(self)}
+        if is_test(): return bundle # a stored notebook shows the text
         try: from ipywidgets import VBox
-        except ImportError: print(self)
-        else: display(VBox([self._row(i) for i in range(len(self.rows))]))
+        except ImportError: return bundle
+        box = VBox([self._row(i) for i in range(len(self.rows))])
+        return bundle | {k: v for k, v in (box._repr_mimebundle_() or {}).items() if 'widget' in k}
 
 # %% ../nbs/workshop/23_suspects.ipynb #ca6a3bc1
 @patch
