@@ -347,12 +347,11 @@ def read(
         for name, key in zip(slot.names, keys):
             found[name], quotes[name] = key, norm[slice(*parsed.home(said[key][0]))].strip(' ,.')
             held.append(said[key][2])
+    outside = lambda spans, *others: any(not any(a <= s[0] < b for a, b in sum(others, [])) for s in spans)
     given = [s for slot in slots for cue in slot.given for spans in cue.matches(parsed) for s in spans]
-    doubt |= _outside(parsed.nots, [*used, *parsed.eaten]) or _outside(parsed.find('HEDGE'), used)
-    doubt |= _outside(parsed.find('RELATION'), [*used, *given]) or not all(_apart(*pair) for pair in itertools.combinations(held, 2))
+    doubt |= outside(parsed.nots, used, parsed.eaten) or outside(parsed.find('HEDGE'), used)
+    doubt |= outside(parsed.find('RELATION'), used, given) or not all(_apart(*o) for o in itertools.combinations(held, 2))
     return Reading(found, not (doubt or _strange(parsed, names) or _jumbled(norm)), quotes)
-
-def _outside(spans, others): return any(not any(a <= s[0] < b for a, b in others) for s in spans)
 
 def _apart(ways, others):
     "Has each of two slots words of its own, in one of the ways in which it is said?"
@@ -376,10 +375,8 @@ def _said(slot, parsed, used):
         if said: break
     return dict(sorted(said.items(), key=lambda o: o[1][0])), denied
 
-# %% ../nbs/workshop/32_reader.ipynb #946f3e7d
-def qualified(
-    text:str, # what was typed
-) -> bool:
+# %% ../nbs/workshop/32_reader.ipynb #ddba92ca
+def qualified(text:str) -> bool: # what was typed
     "Does a text hold a word of doubt or of relation? Then its names alone do not tell what it says."
     return any(pattern(o).search(normalise(text)) for o in ('HEDGE', 'RELATION'))
 
@@ -421,9 +418,7 @@ def _jumbled(norm):
     alone = any(not _COMPARES.search(norm[max(0, m.start() - 60):m.start()]) for m in re.finditer(r'\bthan\b', norm))
     return alone or bool(_JUMBLE.search(norm)) or len(words) > 7 and not glue or len(words) > 9 and glue < len(words)/9
 
-def unread(
-    norm:str, # a normalised text
-) -> str: # '', 'language', 'list'
+def unread(norm:str) -> str: # a normalised text; '', 'language' or 'list'
     "Why a text cannot be read at all."
     letters = [c for c in norm if c.isalpha()]
     ours = sum(c.isascii() or '가' <= c <= '힣' or 'ㄱ' <= c <= 'ㅣ' or 'α' <= c <= 'ω' for c in letters)

@@ -71,9 +71,9 @@ ANSWERS = [c for c in BLIND + MORE if c['kind'] == 'right' and c['id'] in READAB
 at_once = lambda id, text: questions[id].check(text).state == 'right'
 RIGHT = [(c['id'], c['answer']) for c in ANSWERS]
 
-def without_a_slot():
+def without_a_slot(answers):
     "Right answers without the only part that says a slot: (question, slot, text)."
-    for id, answer in RIGHT:
+    for id, answer in answers:
         kind = READABLE[id]
         for pieces in parts(answer):
             alone = [read(p, kind.slots).read for p in pieces]
@@ -81,17 +81,26 @@ def without_a_slot():
                 says = [i for i, r in enumerate(alone) if r[slot]]
                 if len(says) == 1: yield id, slot, ' '.join(pieces[:says[0]] + pieces[says[0] + 1:])
 
-def test_no_slot_is_filled_from_another():
-    passed, n = defaultdict(set), 0
-    for id, slot, text in without_a_slot():
-        n += 1
-        if at_once(id, text): passed[id, slot].add(text)
-    assert n > 1000 and sum(map(len, passed.values())) <= .01*n, (n, passed)
+def own_words(answers, most):
+    "What still passes is complete by another part, such as 'then the whole net' without 'unfreeze'."
+    cut = set(without_a_slot(answers))
+    passed = [o for o in cut if at_once(o[0], o[2])]
+    assert len(cut) > len(answers) and len(passed) <= most*len(cut), passed
 
-def test_a_word_turned_round_is_asked_about():
-    turns = {(id, text) for id, answer in RIGHT for _, text in turned(answer)}
-    passed = [o for o in sorted(turns) if at_once(*o)]
-    assert len(turns) > 800 and len(passed) <= .02*len(turns), (len(turns), passed)
+def turned_words(answers, most):
+    "What still passes is harmless, such as a first 'then' for 'first'; a few are not."
+    turns = {(id, text) for id, answer in answers for _, text in turned(answer)}
+    passed = [o for o in turns if at_once(*o)]
+    assert len(turns) > len(answers) and len(passed) <= most*len(turns), passed
+
+def test_no_slot_is_filled_from_another(): own_words(RIGHT[::8], .02)
+def test_a_word_turned_round_is_asked_about(): turned_words(RIGHT[::8], .04)
+
+@pytest.mark.slow
+def test_no_slot_of_all_answers_is_filled_from_another(): own_words(RIGHT, .01)
+
+@pytest.mark.slow
+def test_all_words_turned_round_are_asked_about(): turned_words(RIGHT, .02)
 
 INFERRED = [
     ('q11', 'They all sum up to 1, so that they are probabilities.'), ('q11', '모두 더하면 1이 되어서 확률로 볼 수 있어요.'),
@@ -119,7 +128,7 @@ ORDER = ['nll_loss가 뒤, log_softmax가 앞', 'log_softmax가 앞이고 nll_lo
 @pytest.mark.parametrize('text', ORDER)
 def test_order_in_any_order(text):
     r = questions['q10'].check(text)
-    assert r.read == dict(first='logsm', second='nll') and r.state in ('right', 'unsure')
+    assert r.ok or r.read == dict(first='logsm', second='nll') and r.state == 'unsure'
 
 
 # ---------------------------------------------------------------- what the first judge got wrong
