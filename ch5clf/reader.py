@@ -180,6 +180,11 @@ class Parsed:
     def home(self, place:int) -> tuple: # span of the clause
         "The clause that holds a place."
         return next((c for c in self.clauses if c[0] <= place < c[1]), (0, len(self.text)))
+    def quote(self, place:int, ways:list) -> str: # where a cue holds, and the spans of its ways
+        "The clauses that say it, whole: no 'and' is left over at the end."
+        end = max([s[1] - 1 for spans in ways[:1] for s in spans or ()] + [place])
+        return re.sub(r'[\s,.:]+(?:and|or|but|so|because|since|which|while|as|when|if)?[\s,.(]*$', '',
+                      self.text[self.home(place)[0]:self.home(end)[1]] + ' ').strip(' ,.')
     def denials(self, spans) -> list: # spans
         "Denials in the clauses of these spans that do not belong to them."
         homes = [c for c in self.clauses if any(c[0] < b and a < c[1] for a, b in spans)]
@@ -345,7 +350,7 @@ def read(
         doubt |= denied or len(said) > len(slot.names) or any(said[k][1] for k in keys)
         doubt |= any(True for cue in slot.doubts for _ in cue.matches(parsed))
         for name, key in zip(slot.names, keys):
-            found[name], quotes[name] = key, norm[slice(*parsed.home(said[key][0]))].strip(' ,.')
+            found[name], quotes[name] = key, parsed.quote(said[key][0], said[key][2])
             held.append(said[key][2])
     outside = lambda spans, *others: any(not any(a <= s[0] < b for a, b in sum(others, [])) for s in spans)
     given = [s for slot in slots for cue in slot.given for spans in cue.matches(parsed) for s in spans]
