@@ -201,7 +201,7 @@ class ChooseAll(Choice):
         more = say(f'{len(left)} more {"holds" if len(left) == 1 else "hold"}.', f'맞는 것이 {len(left)}개 더 있어요.')
         none = say('None is chosen.', '아무것도 고르지 않았어요.')
         state = 'partly' if good and (not bad or score >= .5) else 'wrong'
-        return Judgement(state, score, join(SOME if state == 'partly' else NOT_YET, hold if picks else none,
+        return Judgement(state, score, join(NOT_YET if state == 'wrong' else ALMOST if score >= .5 else SOME, hold if picks else none,
                                             more if left else None, self._why.get(min(bad)) if bad else None))
 
 # %% ../nbs/workshop/34_kinds.ipynb #69303ce7

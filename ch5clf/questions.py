@@ -550,7 +550,7 @@ questions.add('q10',
                r'음의\s*로그\s*(우도|가능도|라이클리후드|확률)(\s*손실)?|negative log[\s\-]likelihood'],
         apart=(unwrap(r'''
                    (?:soft\s?max|소프트\s?맥스)[^.]{0,16}?
-                   (?:다음|후|뒤|하고|거친|거쳐|then|and|after that|,|\+)[^.\w]{0,3}
+                   (?:다음|후|뒤|하고|하고 나서|한 뒤|한 다음|거친|거쳐|then|and|after that|,|\+)[^.\w]{0,3}
                    (?:에|로|의|the|take|takes|taking|its|a|그|값에|결과에|\s)*
                    (?:log(?:arithm)?|로그)(?![\s\-_]*(?:soft|likelihood|우도|가능도|소프트))'''),
                say('Softmax and its logarithm are one function there: name that one.',

@@ -100,7 +100,7 @@ def _form(form):
     edge = lambda c: c.isascii() and c.isalnum()
     flat = re.sub('<([^/>]*)[^>]*>', r'\1', form)
     begin = rf'(?<![a-z0-9{_H}])' if flat[0] == '^' else r'(?<![a-z0-9~])' if edge(flat[0]) else ''
-    end = r"(?![a-z0-9]|'t)" if edge(flat[-1]) else ''
+    end = r"(?![a-z0-9]|'t|\.\d)" if edge(flat[-1]) else ''
     either = lambda o: f'(?:{"|".join(_word(w) if w else "" for w in o.split("/"))})'
     return begin + ''.join(either(o[1:-1]) if o[0] == '<' else _word(o) for o in re.split('(<[^>]*>)', form) if o) + end
 
@@ -145,7 +145,7 @@ _NOT = re.compile(unwrap(rf'''
     rather than|nothing|avoid[a-z]*|prevent[a-z]*|unlike|w/o|nobody|
     (?:do|does|is|are|wo|ca|did|would|should|has|have|was|could|need)n't)(?![a-z])|
     않|(?<![{_H}])안(?![에의쪽])(?=\s?[{_H}])|아니(?!면|요[, .]|요$|오[, ])|아닌|아님|아닙|(?<!잘)못|없(?!어지)|
-    말고|말아|마세요|[것기]보다|대신|방지|피하|막(?!판|바지)|(?<![(a-z])x(?=\s*[+,)]|$)'''))
+    말고|말아|마세요|[것기]보다|대신|방지|피하|(?<!마지)막(?!판|바지)|(?<![(a-z])x(?=\s*[+,)]|$)'''))
 _NO_DENIAL = re.compile(r'밖에[^,.]{0,8}?(?:못|없|안)|뿐(?:만)?\s?(?:이\s?)?아니|만\s?아니|상관\s?없|틀림\s?없|수밖에')
 _OPENS = dict(STARTNO=re.compile(r'^(?:no|nope|nah)(?![a-z])|^아니(?:요|오|에요|다|[,. ])|^아뇨|^ㄴㄴ'),
               STARTYES=re.compile(r'^(?:yes|yeah|yep)(?![a-z])|^(?:네|예|응)(?=[,. ])'))
