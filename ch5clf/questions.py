@@ -560,9 +560,8 @@ questions.add('q10',
                 r'sigmoid|시그모이드': say('That one belongs to yes-or-no questions, one per class.',
                                       '그건 클래스마다 예, 아니오를 따로 묻는 문제에 써요.'),
                 r'mse|mean squared error|bce(withlogits)?': say('That is another loss.', '그건 다른 손실이에요.')}),
-    hints=[say('Softmax is not used bare: what does the second piece want to get, so that products become '
-               'sums?',
-               'softmax만 쓰지는 않아요. 곱이 합이 되려면 둘째 조각은 무엇을 받아야 할까요?'),
+    hints=[say('Softmax is not used bare. Which operation turns products of probabilities into sums?',
+               'softmax만 쓰지는 않아요. 확률의 곱을 합으로 바꾸는 연산은 무엇일까요?'),
            say('The first turns logits into logarithms of probabilities; the second takes the one of the '
                'target and changes its sign.',
                '첫째는 로짓을 확률의 로그로 바꾸고, 둘째는 정답 클래스의 값을 골라 부호를 바꿔요.')],

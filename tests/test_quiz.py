@@ -717,3 +717,15 @@ for _ in range(2):
 def test_importing_the_bank_is_light():
     script = 'import sys, ch5clf.questions; heavy = {"torch", "fastai", "numpy", "pandas", "matplotlib", "IPython"} & set(sys.modules); assert not heavy, heavy'
     assert subprocess.run([sys.executable, '-c', script], env={**os.environ, 'PYTHONPATH': str(ROOT)}).returncode == 0
+
+
+def test_no_solution_is_a_bare_letter():
+    for q in questions.values(): assert all(len(q._solution[l]) > 3 or q._solution[l][-1:].isdigit() for l in LANGS), q.id
+
+def test_checkpoints_on_bodies_and_on_speed_say_where_to_read_on():
+    assert all('Read on: ' in questions[id].lesson('en') for id in ('c01', 'c04'))
+
+def test_a_drawn_curve_shows_slopes_and_its_lowest_point():
+    rows = questions['q16c']._kind.text().splitlines()
+    assert len(rows) == 6 and rows[0] == 'loss (lowest at 7e-02)'
+    assert len(set(rows[4][40:52])) > 3 # between 1e-3 and 2e-2 it still falls to the eye
