@@ -394,6 +394,11 @@ class Table(Kind):
     def _columns(self, got, hits, want):
         if all(hits): return _right()
         notes = [m for j, f, m in self._mistakes if not hits[j] and all(self._close(got[j], f(want)))]
+        off = [(j, i) for j, h in enumerate(hits) for i, ok in enumerate(self._close(got[j], [r[j] for r in want])) if not ok]
+        if not notes and len({i for _, i in off}) < len(want): # a slip in one cell, not in the method
+            slip = abs(got[off[0][0]][off[0][1]] - want[off[0][1]][off[0][0]]) < .02
+            notes = [join(say(f'Look at row {off[0][1] + 1}.', f'{off[0][1] + 1}행을 다시 보세요.'),
+                          say('Is it rounded right?', '반올림이 맞나요?') if slip else None)]
         good, bad = ([c for c, h in zip(self.columns, hits) if h is state] for state in (True, False))
         right = say(f"Right: {_listed(good)['en']}.", f"맞은 열: {_listed(good)['ko']}.") if good else None
         wrong = say(f"Not yet: {_listed(bad)['en']}.", f"다시 볼 열: {_listed(bad)['ko']}.")

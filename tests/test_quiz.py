@@ -729,3 +729,8 @@ def test_a_drawn_curve_shows_slopes_and_its_lowest_point():
     rows = questions['q16c']._kind.text().splitlines()
     assert len(rows) == 6 and rows[0] == 'loss (lowest at 7e-02)'
     assert len(set(rows[4][40:52])) > 3 # between 1e-3 and 2e-2 it still falls to the eye
+
+def test_a_slip_in_a_table_names_its_row():
+    r = questions['q13'].check([[3.0, .22], [.51, .04], [9.97, .74]], lang='en')
+    assert r.state == 'partly' and 'Look at row 2. Is it rounded right?' in r.message
+    assert '3행을 다시 보세요.' in questions['q13'].check([[3.0, .22], [.5, .04], [8.97, .74]], lang='ko').message
