@@ -78,7 +78,7 @@ class Form:
             before, _, after = slot.says[self.lang].partition('{}')
             self.fields[name] = self._menu(before.strip() or '·', [(o.says[self.lang], o.key) for o in slot.options])
             rows.append(self.w.HBox([self.fields[name], self.w.Label(after.strip())], layout={'flex_flow': 'row wrap'}))
-        return rows + self._text(_WORDS['own'][self.lang])
+        return rows + self._text(_WORDS['own'][self.lang]) if self.kind.listens else rows
     def _text(self, label=''):
         # Sent when it is left, in one piece: a text that is sent letter by letter may come after the click on check.
         self.text = self.w.Textarea(rows=3, description=label or self.kind.how[self.lang], style=self.style,

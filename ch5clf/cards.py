@@ -84,6 +84,9 @@ class Result:
         return self.state == 'right'
     def _head(self):
         own = say(' (marked by yourself)', ' (스스로 채점)')[self.lang] if self.by == 'self' else ''
+        if self.state == 'unsure': # nothing is judged yet, so that a number would mislead
+            sure = say('please confirm', '확인해 주세요') if any(self.read.values()) else _labels[self.state]
+            return f'{_marks[self.state]} {self.id} · {sure[self.lang]}'
         return f'{_marks[self.state]} {self.id} · {_label(self.state, self.score, self.lang)} · {self.score:.2f}{own}'
     def __repr__(self): return '\n'.join(o for o in (self._head(), self.message, self.note) if o)
     def _repr_html_(self):
@@ -157,6 +160,7 @@ class Question:
         self.id, self.topic, self.prompt, self.section, self.start = id, topic, prompt, section, start
         self._kind, self._hints, self._solution, self._why = kind, hints, solution, why
         self._last, self._stage = None, 0 # of this session: (answer, verdict), and the next hint
+        self._heard = {} # slot -> key: what was read from the last text, until it is right
 
     def check(self,
         answer=None, # a text, a letter, a number, a list, a tensor, a function ...: as the question asks
@@ -168,10 +172,14 @@ class Question:
 
     def choose(self,
         lang:str|None=None, # language of the reply
-        **slots, # slot=option: its key, its words, its letter or its number
+        **slots, # slot=option: its key, its words, its letter or its number; '' leaves it open
     ) -> Result:
-        "Answer by slots: exact, and the same in both languages. Slots that are left out stay open."
-        if self._kind.slotted: return self._judge({n: plain(o) for n, o in slots.items()}, lang, self._kind.slotted)
+        "Answer by slots: exact, and the same in both languages. What is left out stays as the last text was read."
+        chosen = self._heard | {n: plain(o) for n, o in slots.items()}
+        if self._kind.slotted and self._kind.slotted.told and not slots:
+            blanks = dict.fromkeys(self._kind.slotted.names)
+            return self._result(Judgement('not attempted', 0, {l: self._mend(blanks, l) for l in LANGS}), language(lang))
+        if self._kind.slotted: return self._judge(chosen, lang, self._kind.slotted)
         verdict = Judgement('wrong type', 0, say('This question has no slots: answer with `check`.',
                                                  '이 질문에는 빈칸이 없어요. `check`로 답해 주세요.'))
         return self._result(verdict, language(lang))
@@ -182,8 +190,11 @@ class Question:
         else:
             try: verdict = (kind or self._kind).judge(given, lang)
             except Exception as e: verdict = _fault(e, self.id)
+        kept = {n: o for n, o in verdict.read.items() if o}
+        if verdict.state == 'right': self._heard = {}
+        elif kind is None: self._heard = {} if isinstance(given, dict) else kept
         if kind is None or not verdict.read: self._last = given, verdict
-        else: self._last = {n: o for n, o in verdict.read.items() if o}, verdict
+        else: self._last = kept, verdict
         if verdict.state not in ('not attempted', 'wrong type') and not isinstance(verdict, Fault):
             _record(self.id, state=verdict.state, score=verdict.score)
         return self._result(verdict, lang)
@@ -198,8 +209,23 @@ class Question:
         confirm = (lambda: self.choose(lang, **kept)) if kept and verdict.state in ('unsure', 'wrong') else None
         message = verdict.message[lang]
         if verdict.state == 'right': message = '\n'.join([message, self.lesson(lang)])
+        open_ = verdict.state == 'partly' and not all(o for n, o in verdict.read.items() if not self._kind.slotted.names[n].optional)
+        if (verdict.state == 'unsure' or open_) and verdict.read: message = f'{message}\n{self._mend(verdict.read, lang)}'.strip()
         return Result(self.id, verdict.state, verdict.score, message, by, note, lang, verdict.read, confirm,
                       lambda other: self._result(verdict, other, by))
+
+    def _mend(self,
+        read:dict, # slot -> key or None
+        lang:str, # 'en' or 'ko'
+    ) -> str: # one example
+        "How to fill in what is open, or to set right what was misread: a call for a cell."
+        slots = self._kind.slotted
+        need = [n for n in read if not slots.names[n].optional]
+        name = next((n for n in need if not read[n]), need[0])
+        if not slots.told: return ''
+        call, blanks = f"`questions['{self.id}'].choose({name}=1)`", ', '.join(read)
+        return say(f'In a cell: {call}, with the number of an option; the blanks are {blanks}.',
+                   f'셀에서는 {call}처럼 번호로 골라요. 빈칸: {blanks}')[lang]
 
     def lesson(self,
         lang:str, # 'en' or 'ko'

@@ -201,7 +201,7 @@ class ChooseAll(Choice):
         more = say(f'{len(left)} more {"holds" if len(left) == 1 else "hold"}.', f'맞는 것이 {len(left)}개 더 있어요.')
         none = say('None is chosen.', '아무것도 고르지 않았어요.')
         state = 'partly' if good and (not bad or score >= .5) else 'wrong'
-        return Judgement(state, score, join(SOME if state == 'partly' else NOT_YET, hold if picks else none,
+        return Judgement(state, score, join(NOT_YET if state == 'wrong' else ALMOST if score >= .5 else SOME, hold if picks else none,
                                             more if left else None, self._why.get(min(bad)) if bad else None))
 
 # %% ../nbs/workshop/34_kinds.ipynb #69303ce7
@@ -431,12 +431,13 @@ class PickPoint(Kind):
         "The curve as a line of bars, for a terminal."
         xs, ys = self._curve()
         lo, hi = min(ys), max(ys)
-        bars = ''.join('▁▂▃▄▅▆▇█'[min(7, int(8*(y - lo)/(hi - lo)))] for y in ys[::2])
-        axis = [' ']*(len(bars) + 6)
+        high = [1 + min(31, int(32*(y - lo)/(hi - lo))) for y in ys[::2]] # in eighths of a line, four lines in all
+        rows = [''.join(' ▁▂▃▄▅▆▇█'[max(0, min(8, h - 8*i))] for h in high).rstrip() for i in (3, 2, 1, 0)]
+        axis = [' ']*(len(high) + 6)
         for i, x in enumerate(xs):
             d = round(math.log10(x))
             if abs(math.log10(x) - d) < 1e-9: axis[i//2:i//2 + len(f'1e{d}')] = f'1e{d}'
-        return f"{self.labels[1]}\n{bars}\n{''.join(axis).rstrip()}  {self.labels[0]}"
+        return '\n'.join([f'{self.labels[1]} (lowest at {xs[ys.index(lo)]:.0e})', *rows, f"{''.join(axis).rstrip()}  {self.labels[0]}"])
     def svg(self, width:int=420, height:int=220) -> str:
         "The curve on a logarithmic x axis, as SVG."
         return _curve_svg(*self._curve(), *self.labels, width, height)
@@ -633,10 +634,15 @@ def _ask_to_tick(sayings, how):
                f"제가 판단하기 어려운 답이에요. {how['ko']}\n{listed['ko']}")
 
 # %% ../nbs/workshop/34_kinds.ipynb #a32921d0
+def _lines(*parts):
+    "Several sayings, one below the other."
+    return {l: '\n'.join(p[l] for p in parts if p and p[l]) for l in LANGS}
+
 def _quoted(sayings):
     return {l: ' '.join(f'“{o[l].strip(" ,")}”' for o in sayings) for l in LANGS}
 
 _UNREAD = {
+    'chosen': say('This question is answered by choosing in each sentence.', '이 질문은 문장마다 골라서 답해요.'),
     'long': say(f'That is long: I read up to {reader.READ:,} characters. Say it in two sentences, or choose.',
                 f'글이 길어요. {reader.READ:,}자까지만 읽어요. 두 문장으로 적거나 골라 주세요.'),
     'language': say('I read English and Korean. Say it in one of them, or choose.',
@@ -649,11 +655,14 @@ class Slots(Kind):
     form = 'slots'
     how = say('Choose in each sentence, or say it in your own words, in English or Korean.',
               '문장마다 고르거나, 한국어나 영어로 자기 말로 적어 주세요.')
+    how_chosen = say('Choose in each sentence.', '문장마다 골라 주세요.') # of a question that has no cues to read by
     def __init__(self,
         slots:list, # of `reader.Slot`
         told:bool=True, # are the options shown? Not where a name is asked for, which one should recall
     ):
         self.slots, self.told = slots, told
+        self.listens = any(o.cues for s in slots for o in s.options) # is a text read at all?
+        if not self.listens: self.how = self.how_chosen
         if not told: self.form, self.how = 'text', Names.how
         self.names = {n: s for s in slots for n in s.names}
     def slots_by_name(self): return self.names.items()
@@ -670,16 +679,17 @@ class Slots(Kind):
         if isinstance(answer, bool) or not isinstance(answer, (str, int, float, complex)): return _wrong_type(
             'A sentence or two, please.', '한두 문장으로 답해 주세요.')
         said = reader.read(str(answer), self.slots)
+        if not self.listens: return self.ask(said.read, _UNREAD['chosen'])
         if said.why: return self.ask(said.read, _UNREAD[said.why])
         off = [n for n, k in said.read.items() if k and k not in self.names[n].right]
         if said.plain and all(said.read.values()) and self.right(said.read): return self.mark(said.read)
         if not said.plain or not off: return self.ask(said.read)
         slot, key = self.names[off[0]], said.read[off[0]]
         quote = short(said.quotes[off[0]])
-        heard = say(f'You write “{quote}”; I read:', f'“{quote}”라는 말을 이렇게 읽었어요.')
+        heard = say(f'You write “{quote}”; I read:', f'이렇게 적었어요: “{quote}”. 이렇게 읽었어요:')
         good = [self.names[n].sentence(k) for n, k in said.read.items() if k and k in self.names[n].right]
-        return Judgement('wrong', 0, join(NOT_YET, self._right_so_far(good), heard, _quoted([slot.sentence(key)]),
-                                          slot[key].why), read=said.read)
+        amiss = join(heard, _quoted([slot.sentence(key)]), slot[key].why)
+        return Judgement('wrong', 0, _lines(join(NOT_YET, self._right_so_far(good)), amiss), read=said.read)
     def right(self,
         read:dict, # slot -> key or None
     ) -> bool:
@@ -704,14 +714,14 @@ class Slots(Kind):
         if self.right(read): return Judgement('right', 1, RIGHT, read=read)
         good, off, left = self._sorted(read)
         need = sum(len(s.names) for s in self.slots if not s.optional)
-        score = min(.9, len(good)/max(need, 1)) if good else 0
-        amiss = join(_quoted([off[0][0]]), off[0][1]) if off else None
-        state = 'partly' if good else 'wrong'
-        return Judgement(state, score, join(
-            ALMOST if score >= .5 else SOME if good else NOT_YET, self._right_so_far([o for o, _ in good]), amiss,
+        score = min(.9, sum(needed for _, needed in good)/max(need, 1))
+        amiss = join(say('Not yet:', '아직 아니에요:') if good else None, _quoted([off[0][0]]), off[0][1]) if off else None
+        head = ALMOST if score >= .5 else SOME if score else NOT_YET
+        return Judgement('partly' if score else 'wrong', score, _lines(
+            join(head, self._right_so_far([o for o, _ in good])), amiss,
             self._open(left) if left and not off else None), read=read)
     def _sorted(self, read):
-        "Sayings that are right, that are off (with why), and names of slots that are open; an optional one may be."
+        "Sayings that are right (and whether they are needed), that are off (with why), and names of open slots."
         good, off, left = [], [], []
         for slot in self.slots:
             seen = set()
@@ -719,7 +729,7 @@ class Slots(Kind):
                 key = read[name]
                 if key is None: left += [] if slot.optional else [name]
                 elif key in seen: off.append((slot.sentence(key), say('That is said twice.', '같은 것을 두 번 골랐어요.')))
-                elif key in slot.right: good.append((slot.sentence(key), None))
+                elif key in slot.right: good.append((slot.sentence(key), not slot.optional))
                 else: off.append((slot.sentence(key), slot[key].why))
                 seen.add(key)
         return good, off, left
@@ -737,8 +747,9 @@ class Slots(Kind):
         called, there = short(str(name), 30), ', '.join(self.names)
         if given is None: return _wrong_type(f'There is no slot {called!r}; there are {there}.',
                                              f'{called!r}라는 빈칸은 없어요. 빈칸: {there}')
-        keys = ', '.join(o.key for o in self.names[name].options)
-        return _wrong_type(f'{name} can be: {keys}.', f'{name}에는 이 가운데 하나를 적어 주세요: {keys}')
+        listed = {l: '\n'.join(f'  {i}) {o.says[l]}' for i, o in enumerate(self.names[name].options, 1)) for l in LANGS}
+        return _wrong_type(f'{name} takes the number of one of these:\n{listed["en"]}',
+                           f'{name}: 이 가운데 하나를 번호로 적어 주세요.\n{listed["ko"]}')
     def _right_so_far(self, good):
         q = _quoted(good)
         return say(f'Right so far: {q["en"]}', f'맞은 부분: {q["ko"]}') if good else None
@@ -746,7 +757,9 @@ class Slots(Kind):
         "What is still open, with what may be chosen."
         listed = lambda s, l: '[' + ' | '.join(o.says[l] for o in s.options) + ']' if self.told else '…'
         slots = [([n for n in s.names if n in names], s) for s in self.slots if set(s.names) & set(names)]
-        lines = lambda l: '\n'.join(f'{", ".join(its)}: {s.says[l].replace("{}", listed(s, l))}' for its, s in slots)
+        free = lambda s, l: say(' (may stay open)', ' (적지 않아도 돼요)')[l] if s.optional else ''
+        lines = lambda l: '\n'.join(
+            f'{", ".join(its)}: {s.says[l].replace("{}", listed(s, l))}{free(s, l)}' for its, s in slots)
         return say('Still open:\n' + lines('en'), '아직 빈 곳:\n' + lines('ko'))
     def ask(self,
         read:dict, # slot -> key or None

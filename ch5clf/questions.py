@@ -243,7 +243,7 @@ questions.add('q23',
                  '있고, 이를 지원하는 GPU에서는 더 빨라요.'),
     why=say('Accuracy stays about the same: what is gained is room and time. Very small gradients are '
             'scaled up so that they do not vanish.',
-            '정확도는 거의 그대로이고, 얻는 것은 자리와 시간이에요. 아주 작은 기울기는 사라지지 않도록 키워서 다뤄요.'))
+            '정확도는 거의 그대로이고, 메모리와 시간이 절약돼요. 아주 작은 기울기는 사라지지 않도록 키워서 다뤄요.'))
 
 # %% ../nbs/workshop/36_questions.ipynb #6ef8d49c
 questions.add('further',
@@ -550,14 +550,13 @@ questions.add('q10',
                r'음의\s*로그\s*(우도|가능도|라이클리후드|확률)(\s*손실)?|negative log[\s\-]likelihood'],
         apart=(unwrap(r'''
                    (?:soft\s?max|소프트\s?맥스)[^.]{0,16}?
-                   (?:다음|후|뒤|하고|거친|거쳐|then|and|after that|,|\+)[^.\w]{0,3}
+                   (?:다음|후|뒤|하고|하고 나서|한 뒤|한 다음|거친|거쳐|then|and|after that|,|\+)[^.\w]{0,3}
                    (?:에|로|의|the|take|takes|taking|its|a|그|값에|결과에|\s)*
                    (?:log(?:arithm)?|로그)(?![\s\-_]*(?:soft|likelihood|우도|가능도|소프트))'''),
                say('Softmax and its logarithm are one function there: name that one.',
                    'softmax와 로그를 한꺼번에 하는 함수 하나가 있어요. 그 이름을 적어 주세요.')),
-        others={r'soft\s?max|소프트\s?맥스': say('Not the plain one: in the same step something more is done to '
-                                            'its values.',
-                                            '그대로가 아니라, 같은 단계에서 그 값에 한 가지를 더 해요.'),
+        others={r'soft\s?max|소프트\s?맥스': say('Softmax alone is not enough: in the same step the logarithm is taken.',
+                                            'softmax만으로는 부족해요. 같은 단계에서 로그까지 취해요.'),
                 r'sigmoid|시그모이드': say('That one belongs to yes-or-no questions, one per class.',
                                       '그건 클래스마다 예, 아니오를 따로 묻는 문제에 써요.'),
                 r'mse|mean squared error|bce(withlogits)?': say('That is another loss.', '그건 다른 손실이에요.')}),
@@ -869,8 +868,8 @@ questions.add('m01',
         [say('the loss', '손실')],
         rtol=.01,
         mistakes=[([1 / 12],
-                   say('That is the probability; the loss is its surprise.',
-                       '그건 확률이에요. 손실은 그 확률이 얼마나 뜻밖인지를 나타내요.')),
+                   say('That is the probability; the loss is minus its logarithm.',
+                       '그건 확률이에요. 손실은 정답이 모델에게 얼마나 뜻밖이었는지를 나타내요.')),
                   ([math.log10(12)], say('That is the logarithm to base 10.', '밑이 10인 로그예요.')),
                   ([math.log2(12)], say('That is the logarithm to base 2.', '밑이 2인 로그예요.')),
                   ([-math.log(12)],
@@ -1015,8 +1014,8 @@ questions.add('m05',
     solution=say('64 × 3 × 224 × 224 × 4 bytes = 38.5 MB (36.8 MiB)',
                  '64 × 3 × 224 × 224 × 4바이트 = 38.5 MB (36.8 MiB)'),
     why=say('The input is the small part: every layer keeps its activations for the way back, so memory '
-            'runs out long before the pictures fill it. Half precision halves both.',
-            '입력은 작은 부분이에요. 레이어마다 역전파에 쓸 활성값을 남겨 두므로 사진이 메모리를 채우기 훨씬 전에 모자라게 돼요. 반정밀도는 둘 다 절반으로 줄여요.'))
+            'runs out long before the pictures fill it. Half precision roughly halves the activations.',
+            '입력은 작은 부분이에요. 레이어마다 역전파에 쓸 활성값을 남겨 두므로 사진이 메모리를 채우기 훨씬 전에 모자라게 돼요. 반정밀도는 활성값의 상당 부분을 절반으로 줄여요.'))
 
 # %% ../nbs/workshop/36_questions.ipynb #37968195
 def _finder_curve():
@@ -1097,7 +1096,7 @@ questions.add('q16c',
                  f'약 {_steep:.0e}(가장 가파른 지점)부터 약 {_low / 3:.0e}(아직 뚜렷하게 줄어드는 지점)까지예요.'),
     why=say('The steepest point says at which rate one step gains most while it still is safe; far left of '
             'it nothing happens, right of it the gain shrinks.',
-            '가장 가파른 점은 아직 안전하면서 한 스텝에 가장 많이 얻는 학습률이에요. 훨씬 왼쪽에서는 아무 일도 없고, 오른쪽에서는 얻는 것이 줄어요.'))
+            '가장 가파른 점은 아직 안전하면서 한 스텝에 손실이 가장 많이 줄어드는 학습률이에요. 훨씬 왼쪽에서는 아무 일도 없고, 오른쪽에서는 얻는 것이 줄어요.'))
 
 questions.add('q20b',
     topic=say('the rates of three groups', '세 그룹의 학습률'),
@@ -1223,8 +1222,8 @@ questions.add('q22',
     kind=Slots(slots()['q22']),
     hints=[say('What do the numbers in the names count?', '이름에 있는 숫자는 무엇을 세나요?'),
            say('Not classes, not pixels, not epochs.', '클래스도 픽셀도 에포크도 아니에요.')],
-    solution=say('In the number of layers: 101 against 50. It is deeper.',
-                 '레이어 수가 달라요. 101개와 50개예요. 더 깊은 모델이에요.'),
+    solution=say('In the number of layers: resnet101 has 101, resnet50 has 50, so resnet101 is deeper.',
+                 '레이어 수가 달라요. resnet101이 101개, resnet50이 50개로, resnet101이 더 깊어요.'),
     why=say('More layers mean more capacity, more memory and more time, and a larger risk of memorising; '
             'whether they pay is a matter of measuring.',
             '레이어가 많으면 용량이 커지고 메모리와 시간이 더 들며 외워 버릴 위험도 커져요. 그만한 값을 하는지는 재어 봐야 알아요.'))
@@ -1331,7 +1330,8 @@ questions.add('x03',
     hints=[say('Sizes, without signs. Where softmax is flat, what does it pass on?',
                '부호는 빼고 크기만 보세요. softmax가 평평한 곳에서는 무엇을 전해 주나요?'),
            say('In cross-entropy the logarithm undoes the flatness.', '크로스 엔트로피에서는 로그가 그 평평함을 되돌려요.')],
-    solution=say('b', 'b'),
+    solution=say('b: cross-entropy about -1 at the right class, squared error after softmax nearly 0 everywhere',
+                 'b: 크로스 엔트로피는 정답 클래스에서 약 -1, softmax 뒤의 제곱 오차는 어디서나 거의 0'),
     why=say('Squared error after softmax multiplies the mistake with the slope of softmax, which is nearly '
             '0 where the model is sure: a wrong and sure model would not learn.',
             'softmax 뒤의 제곱 오차는 틀린 정도에 softmax의 기울기를 곱해요. 모델이 확신하는 곳에서는 이 값이 거의 0이라, 확신하며 틀린 모델은 배우지 못해요.'))
@@ -1752,13 +1752,14 @@ _sections = {
         '1. Too small, right, too large': 'm01',
         '3. Two rules of thumb, and what each costs': 'q16 q16b q16c'},
     '03_finetune.ipynb': {
+        '2. Body and head': 'c01',
         '3. `fine_tune` taken apart': 'q17 q18',
         '4. A rate for each group': 'q19 q20 q20b q20c',
         '7. How long?': 'q21'},
     '04_deeper.ipynb': {
         '2. What the number in the name counts': 'q22',
         '5. Where the memory goes': 'm05',
-        '6. Half precision, on the device that you have': 'q23'},
+        '6. Half precision, on the device that you have': 'q23 c04'},
 }
 for _file, _headings in _sections.items():
     for _heading, _ids in _headings.items():

@@ -100,7 +100,7 @@ def _form(form):
     edge = lambda c: c.isascii() and c.isalnum()
     flat = re.sub('<([^/>]*)[^>]*>', r'\1', form)
     begin = rf'(?<![a-z0-9{_H}])' if flat[0] == '^' else r'(?<![a-z0-9~])' if edge(flat[0]) else ''
-    end = r"(?![a-z0-9]|'t)" if edge(flat[-1]) else ''
+    end = r"(?![a-z0-9]|'t|\.\d)" if edge(flat[-1]) else ''
     either = lambda o: f'(?:{"|".join(_word(w) if w else "" for w in o.split("/"))})'
     return begin + ''.join(either(o[1:-1]) if o[0] == '<' else _word(o) for o in re.split('(<[^>]*>)', form) if o) + end
 
@@ -145,7 +145,7 @@ _NOT = re.compile(unwrap(rf'''
     rather than|nothing|avoid[a-z]*|prevent[a-z]*|unlike|w/o|nobody|
     (?:do|does|is|are|wo|ca|did|would|should|has|have|was|could|need)n't)(?![a-z])|
     않|(?<![{_H}])안(?![에의쪽])(?=\s?[{_H}])|아니(?!면|요[, .]|요$|오[, ])|아닌|아님|아닙|(?<!잘)못|없(?!어지)|
-    말고|말아|마세요|[것기]보다|대신|방지|피하|막(?!판|바지)|(?<![(a-z])x(?=\s*[+,)]|$)'''))
+    말고|말아|마세요|[것기]보다|대신|방지|피하|(?<!마지)막(?!판|바지)|(?<![(a-z])x(?=\s*[+,)]|$)'''))
 _NO_DENIAL = re.compile(r'밖에[^,.]{0,8}?(?:못|없|안)|뿐(?:만)?\s?(?:이\s?)?아니|만\s?아니|상관\s?없|틀림\s?없|수밖에')
 _OPENS = dict(STARTNO=re.compile(r'^(?:no|nope|nah)(?![a-z])|^아니(?:요|오|에요|다|[,. ])|^아뇨|^ㄴㄴ'),
               STARTYES=re.compile(r'^(?:yes|yeah|yep)(?![a-z])|^(?:네|예|응)(?=[,. ])'))
@@ -180,6 +180,11 @@ class Parsed:
     def home(self, place:int) -> tuple: # span of the clause
         "The clause that holds a place."
         return next((c for c in self.clauses if c[0] <= place < c[1]), (0, len(self.text)))
+    def quote(self, place:int, ways:list) -> str: # where a cue holds, and the spans of its ways
+        "The clauses that say it, whole: no 'and' is left over at the end."
+        end = max([s[1] - 1 for spans in ways[:1] for s in spans or ()] + [place])
+        return re.sub(r'[\s,.:]+(?:and|or|but|so|because|since|which|while|as|when|if)?[\s,.(]*$', '',
+                      self.text[self.home(place)[0]:self.home(end)[1]] + ' ').strip(' ,.')
     def denials(self, spans) -> list: # spans
         "Denials in the clauses of these spans that do not belong to them."
         homes = [c for c in self.clauses if any(c[0] < b and a < c[1] for a, b in spans)]
@@ -345,7 +350,7 @@ def read(
         doubt |= denied or len(said) > len(slot.names) or any(said[k][1] for k in keys)
         doubt |= any(True for cue in slot.doubts for _ in cue.matches(parsed))
         for name, key in zip(slot.names, keys):
-            found[name], quotes[name] = key, norm[slice(*parsed.home(said[key][0]))].strip(' ,.')
+            found[name], quotes[name] = key, parsed.quote(said[key][0], said[key][2])
             held.append(said[key][2])
     outside = lambda spans, *others: any(not any(a <= s[0] < b for a, b in sum(others, [])) for s in spans)
     given = [s for slot in slots for cue in slot.given for spans in cue.matches(parsed) for s in spans]
