@@ -163,9 +163,9 @@ def test_a_mistake_is_one_line(ch5clf, trained, tmp_path, args):
 
 @posix
 @pytest.mark.parametrize('line, codes', [
-    ('predict {model} {photos} | head -1; exit ${PIPESTATUS[0]}', {0}), ('predict {model} {photos} > /dev/full', {1}),
+    ('predict {model} {photos} | head -1; exit ${{PIPESTATUS[0]}}', {0}), ('predict {model} {photos} > /dev/full', {1}),
     ('predict {model} {photos} >&- 2>&-', {0}), ('check {photos} > /dev/full', {1}), ('check {photos} | true', {0}),
-    ('predict nowhere.safetensors x.jpg 2> /dev/full', {2}), ('train {photos} --quick --size 32 2>&1 >&- | true; exit ${PIPESTATUS[0]}', {0})])
+    ('predict nowhere.safetensors x.jpg 2> /dev/full', {2}), ('train {photos} --quick --size 32 2>&1 >&- | true; exit ${{PIPESTATUS[0]}}', {0})])
 @pytest.mark.slow
 def test_output_that_nobody_takes(trained, tmp_path, line, codes):
     if '/dev/full' in line and not os.path.exists('/dev/full'): pytest.skip('no /dev/full')
