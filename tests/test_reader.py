@@ -234,7 +234,8 @@ HALF = [('q03', 'Usually as a table, e.g. a csv, each row being one item with it
         ('q03', 'CSV 테이블. 한 줄에 하나씩 데이터(또는 파일명)와 레이블.'),
         ('q09', '아니요, 좋은 계획이 아니에요. 모델을 먼저 빨리 만들어 보는 게 좋아요.'),
         ('q17', 'It trains just the new layers, with the rest frozen, for as many epochs as you asked, '
-                'and then it unfreezes all and does a single epoch on the full model.')]
+                'and then it unfreezes all and does a single epoch on the full model.'),
+        ('q12', '사진마다 정답이 딱 하나인 문제일 때요. 그럴 때는 클래스마다 시그모이드를 쓰고, 레이블이 여러 개거나 없을 수 있는 문제에 softmax를 써요.')]
 @pytest.mark.parametrize('id,text', HALF)
 def test_half_and_swapped_answers_are_asked_about(id, text): assert not at_once(id, text)
 
