@@ -41,7 +41,7 @@ def test_a_step_of_dictionaries_gives_what_tuples_give():
     assert state(model, opt) == before
     pairs = [(b['pixels'], b['labels']) for b in dicts]
     usual = find_lr(model.net, torch.optim.SGD(model.net.parameters(), .1), nn.functional.cross_entropy, pairs, progress=False)
-    assert ours.trusted and np.array_equal(ours.losses, usual.losses)
+    assert ours.best == usual.best and len(ours.losses) > 20 and np.array_equal(ours.losses, usual.losses)
 
 
 def test_a_step_may_take_what_it_likes():
@@ -135,14 +135,14 @@ def test_small_batches_get_an_answer_near_that_of_large_ones(size):
     assert large/4 < small < large*4, found
 
 
-def test_a_constant_added_to_the_loss_hardly_matters():
+@pytest.mark.parametrize('seed', [2, 3, 4])
+def test_a_constant_added_to_the_loss_hardly_matters(seed):
     answers = []
     for more in (0., 1., 3.):
-        torch.manual_seed(1)
+        torch.manual_seed(seed)
         model, opt, loss, batches = loop()
-        f = find_lr(model, opt, lambda o, t: loss(o, t) + more, batches, progress=False)
-        answers.append(f.trusted)
-    assert all(answers)
+        answers.append(find_lr(model, opt, lambda o, t: loss(o, t) + more, batches, progress=False).best)
+    assert all(answers) and max(answers) < 1.5*min(answers), answers
 
 
 def test_a_learner_without_data_gets_a_clear_word(tmp_path):
