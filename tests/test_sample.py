@@ -37,7 +37,8 @@ def script(dest, per_breed=8):
 @pytest.mark.parametrize('sig', ['SIGINT', 'SIGKILL'])
 def test_an_interruption_leaves_no_half_made_set(tmp_path, sig):
     dest = tmp_path/'set'
-    p = subprocess.Popen(script(dest, 200), start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    hears = dict(preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)) # also below a shell's background, which ignores it
+    p = subprocess.Popen(script(dest, 200), start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **hears)
     while not any(tmp_path.glob('.ch5clf-drawing-*/images/*.jpg')): time.sleep(.05)
     os.killpg(p.pid, getattr(signal, sig))
     p.wait()
