@@ -286,7 +286,7 @@ def test_a_pattern_that_explodes_is_stopped():
     assert questions['q02'].check(r'^(\w+)_\d+\.png$', lang='en').state == 'wrong'
 
 
-def test_the_learners_own_stop_still_works():
+def test_the_learners_own_stop_still_works(ctrl_c):
     import signal
     def run(): signal.raise_signal(signal.SIGINT)
     r = questions['q05'].check(lambda d: run(), lang='en')

@@ -54,6 +54,7 @@ def worker(folder):
     for mode in MODES:
         first, weights = train(nn.parallel.DistributedDataParallel(network(), broadcast_buffers=False), mode, x[mine], y[mine])
         torch.save((first, weights), Path(folder)/f'{mode}-{rank}.pt')
+    dist.barrier() # who leaves first takes threads of the other with it
     dist.destroy_process_group()
 
 
