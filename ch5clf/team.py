@@ -43,7 +43,9 @@ class Team:
         if not dist.is_available(): raise ValueError('this torch has no distributed package; train with one process')
         if torch.device(device).type == 'cuda': torch.cuda.set_device(int(os.environ.get('LOCAL_RANK') or 0))
         dist.init_process_group('nccl' if torch.device(device).type == 'cuda' else 'gloo')
-        try: yield self
+        try:
+            yield self
+            dist.barrier() # who leaves first may end the threads of another
         except RuntimeError as e:
             if not isinstance(e, dist.DistError) and not re.search('gloo|peer|NCCL|store', str(e)): raise
             raise ConnectionError('another process of this training has ended') from None
