@@ -3,7 +3,6 @@
 A few tries each in every run; `CH5CLF_TRIES=50 pytest tests/test_attack.py` makes fifty times as many, of other seeds. What must
 hold is the same everywhere: an answer or a clear refusal, in bounded time, and nothing that was there before is lost."""
 import contextlib, copy, io, json, math, os, random, resource, signal, struct, sys, time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -83,15 +82,12 @@ def altered(rng, value):
 # ---- saved models ------------------------------------------------------------------------------------------------
 @pytest.fixture(scope='module')
 def model_file(tmp_path_factory):
-    from fastai.vision.all import CategoryBlock, DataBlock, ImageBlock, RandomSplitter, Resize, vision_learner
+    from drawn import loaders, three_breeds
+    from fastai.vision.all import vision_learner
     from ch5clf.pretrained import lite0
-    from ch5clf.sample import BREEDS, draw
     from ch5clf.saved import save_model
     folder = tmp_path_factory.mktemp('model')
-    for c in range(3):
-        for i in range(4): draw([BREEDS[c]], [i, c]).save(folder/f'{c}_{i}.jpg')
-    block = DataBlock((ImageBlock, CategoryBlock), get_y=lambda f: 'abc'[int(f.name[0])], splitter=RandomSplitter(seed=0), item_tfms=Resize(64))
-    learn = vision_learner(block.dataloaders(sorted(folder.glob('*.jpg')), bs=4, num_workers=0), lite0)
+    learn = vision_learner(loaders(three_breeds(folder), lambda f: 'abc'[int(f.name[0])]), lite0)
     return save_model(learn, folder/'m.safetensors')
 
 

@@ -11,34 +11,26 @@ import pytest
 import torch
 
 from ch5clf import export
-from ch5clf.presize import PresizeDL
 from ch5clf.pretrained import lite0, lite1
 from ch5clf.recipe import fit_recipe
-from ch5clf.sample import BREEDS, draw
 from ch5clf.saved import load_model, predict, save_model
-from fastai.vision.all import CategoryBlock, DataBlock, ImageBlock, MultiCategoryBlock, RandomSplitter, RegressionBlock, set_seed, vision_learner
+from drawn import loaders, three_breeds
+from fastai.vision.all import MultiCategoryBlock, RegressionBlock, set_seed, vision_learner
 
 installed = pytest.mark.skipif(bool(export._missing()), reason=f'not installed: {", ".join(export._missing())}; pip install "ch5clf[onnx]"')
 NAMES = ['말티즈', 'T-shirt/top', '...']
+def name(f): return NAMES[int(f.name[0])]
 
 
 @pytest.fixture(scope='module')
 def pictures(tmp_path_factory):
-    folder = tmp_path_factory.mktemp('사진')
-    for c in range(3):
-        for i in range(4): draw([BREEDS[c]], [i, c]).save(folder/f'{c}_{i}.jpg', quality=90)
-    return sorted(folder.glob('*.jpg'))
-
-
-def loaders(pictures, target=CategoryBlock, get_y=lambda f: NAMES[int(f.name[0])]):
-    block = DataBlock((ImageBlock, target), get_y=get_y, splitter=RandomSplitter(seed=0))
-    return block.dataloaders(pictures, bs=4, num_workers=0, dl_type=PresizeDL, size=64, presize=80)
+    return three_breeds(tmp_path_factory.mktemp('사진'))
 
 
 @pytest.fixture(scope='module')
 def model(pictures, tmp_path_factory):
     set_seed(0)
-    return load_model(save_model(fit_recipe(loaders(pictures), epochs=0), tmp_path_factory.mktemp('m')/'m.safetensors', temperature=True, threshold=.7))
+    return load_model(save_model(fit_recipe(loaders(pictures, name), epochs=0), tmp_path_factory.mktemp('m')/'m.safetensors', temperature=True, threshold=.7))
 
 
 @pytest.fixture(scope='module')
@@ -82,7 +74,7 @@ def test_nothing_of_this_machine_is_in_it(file):
 @pytest.mark.slow
 @pytest.mark.parametrize('kind', ['several classes, lite1', 'numbers'])
 def test_other_tasks_and_bodies(pictures, tmp_path, kind):
-    dls = loaders(pictures, *((RegressionBlock, lambda f: float(f.stem[-1])) if kind == 'numbers' else (MultiCategoryBlock, lambda f: [NAMES[int(f.name[0])]])))
+    dls = loaders(pictures, *((lambda f: float(f.stem[-1]), RegressionBlock) if kind == 'numbers' else (lambda f: [name(f)], MultiCategoryBlock)))
     learn = vision_learner(dls, lite0 if kind == 'numbers' else lite1, pretrained=False, **(dict(y_range=(0, 5)) if kind == 'numbers' else {}))
     model = load_model(save_model(learn, tmp_path/'m.safetensors'))
     agrees(model, export.to_onnx(model, tmp_path/'m.onnx'), (1, 4))

@@ -28,13 +28,13 @@ from safetensors.torch import load, save
 
 from ch5clf import pictures as reader, places, saved
 from ch5clf.loaders import pet_dls
-from ch5clf.presize import PresizeDL
 from ch5clf.pretrained import lite0, lite1, lite2
 from ch5clf.recipe import fit_recipe, linear_head
 from ch5clf.sample import BREEDS, draw
 from ch5clf.saved import load_model, predict, probabilities, save_model
+import drawn
 from fastai.vision.all import (BCEWithLogitsLossFlat, CategoryBlock, DataBlock, ImageBlock, MSELossFlat, RandomSplitter, Resize, ResizeMethod, aug_transforms, load_learner,
-                               vision_learner)
+                               set_seed, vision_learner)
 
 NAMES = ['말티즈', 'T-shirt/top', 'Bläsi']
 FEW = {'x': torch.zeros(1)}  # the description is judged before the weights
@@ -42,19 +42,16 @@ FEW = {'x': torch.zeros(1)}  # the description is judged before the weights
 
 @pytest.fixture(scope='module')
 def pictures(tmp_path_factory):
-    folder = tmp_path_factory.mktemp('사진 모음')
-    for c in range(3):
-        for i in range(4): draw([BREEDS[c]], [i, c]).save(folder/f'{c}_{i}.jpg', quality=90)
-    return sorted(folder.glob('*.jpg'))
+    return drawn.three_breeds(tmp_path_factory.mktemp('사진 모음'))
 
 
 def loaders(pictures, names=NAMES, **kwargs):
-    block = DataBlock((ImageBlock, CategoryBlock), get_y=lambda f: names[int(f.name[0])], splitter=RandomSplitter(seed=0))
-    return block.dataloaders(pictures, bs=4, num_workers=0, **{**dict(dl_type=PresizeDL, size=64, presize=80), **kwargs})
+    return drawn.loaders(pictures, lambda f: names[int(f.name[0])], **kwargs)
 
 
 @pytest.fixture(scope='module')
 def learn(pictures):
+    set_seed(0) # a head by chance may leave two classes alike
     learn = vision_learner(loaders(pictures), lite0)
     with learn.no_bar(), learn.no_logging(): learn.fit(1, 1e-4)
     return learn

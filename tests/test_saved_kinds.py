@@ -6,7 +6,6 @@ import subprocess
 import sys
 import unicodedata
 import zipfile
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,28 +14,19 @@ from hypothesis import given, settings, strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
-from ch5clf import pictures as reader, saved
+from ch5clf import saved
 from ch5clf.pictures import BadPicture
-from ch5clf.presize import PresizeDL
 from ch5clf.pretrained import lite0, lite1
 from ch5clf.recipe import fit_recipe, unfrozen_fit
-from ch5clf.sample import BREEDS, draw
 from ch5clf.saved import best_temperature, load_model, predict, probabilities, save_model
+from drawn import loaders, three_breeds
 from fastai.vision.all import (BCEWithLogitsLossFlat, CategoryBlock, CrossEntropyLossFlat, DataBlock, ImageBlock, L1LossFlat, MultiCategoryBlock, Normalize, PointBlock,
                                RandomSplitter, RegressionBlock, Resize, accuracy_multi, imagenet_stats, set_seed, vision_learner)
 
 
 @pytest.fixture(scope='module')
 def pictures(tmp_path_factory):
-    folder = tmp_path_factory.mktemp('사진')
-    for c in range(3):
-        for i in range(4): draw([BREEDS[c]], [i, c]).save(folder/f'{c}_{i}.jpg', quality=90)
-    return sorted(folder.glob('*.jpg'))
-
-
-def loaders(pictures, target, get_y, **kwargs):
-    block = DataBlock((ImageBlock, target), get_y=get_y, splitter=RandomSplitter(seed=0))
-    return block.dataloaders(pictures, bs=4, num_workers=0, **{**dict(dl_type=PresizeDL, size=64, presize=80), **kwargs})
+    return three_breeds(tmp_path_factory.mktemp('사진'))
 
 
 def one(f): return 'abc'[int(f.name[0])]
@@ -53,15 +43,15 @@ def trained(dls, epochs=1, **kwargs):
 
 
 @pytest.fixture(scope='module')
-def several(pictures): return trained(loaders(pictures, MultiCategoryBlock, tags), loss_func=BCEWithLogitsLossFlat(thresh=.4))
+def several(pictures): return trained(loaders(pictures, tags, MultiCategoryBlock), loss_func=BCEWithLogitsLossFlat(thresh=.4))
 
 
 @pytest.fixture(scope='module')
-def numbers(pictures): return trained(loaders(pictures, RegressionBlock, number), y_range=(-.5, 4))
+def numbers(pictures): return trained(loaders(pictures, number, RegressionBlock), y_range=(-.5, 4))
 
 
 @pytest.fixture(scope='module')
-def single(pictures): return trained(loaders(pictures, CategoryBlock, one))
+def single(pictures): return trained(loaders(pictures, one))
 
 
 @pytest.fixture(scope='module')
@@ -113,17 +103,17 @@ def test_numbers(numbers, tmp_path):
 
 
 def test_two_numbers_without_a_range(pictures, tmp_path):
-    learn = trained(loaders(pictures, RegressionBlock(n_out=2), pair), loss_func=L1LossFlat())
+    learn = trained(loaders(pictures, pair, RegressionBlock(n_out=2)), loss_func=L1LossFlat())
     model = load_model(save_model(learn, tmp_path/'m.safetensors'))
     said, = predict(model, pictures[0])
     assert len(said.value) == 2 and said.y_range is None and ', ' in str(said)
-    again = model.to_learner(loaders(pictures, RegressionBlock(n_out=2), pair), loss_func=L1LossFlat())
+    again = model.to_learner(loaders(pictures, pair, RegressionBlock(n_out=2)), loss_func=L1LossFlat())
     assert all(a.equal(b) for a, b in zip(again.model.state_dict().values(), model.state_dict().values(), strict=True))
 
 
 def test_loss_and_targets_must_belong_together(pictures, tmp_path):
     def refused(block, get_y, says, **kwargs):
-        learn = vision_learner(loaders(pictures, block, get_y), lite0, pretrained=False, **kwargs)
+        learn = vision_learner(loaders(pictures, get_y, block), lite0, pretrained=False, **kwargs)
         with pytest.raises(ValueError, match=says): save_model(learn, tmp_path/'m.safetensors')
     refused(MultiCategoryBlock, tags, 'CrossEntropy.*any number of classes.*BCEWithLogitsLossFlat', loss_func=CrossEntropyLossFlat())
     refused(MultiCategoryBlock, tags, 'L1Loss.*BCEWithLogitsLossFlat', loss_func=L1LossFlat())
@@ -131,7 +121,7 @@ def test_loss_and_targets_must_belong_together(pictures, tmp_path):
     refused(CategoryBlock, one, 'L1Loss.*one class.*cross-entropy', loss_func=L1LossFlat())
     points = DataBlock((ImageBlock, PointBlock), get_y=lambda f: [[1, 2]], splitter=RandomSplitter(seed=0), item_tfms=Resize(64)).dataloaders(pictures, bs=4, num_workers=0)
     with pytest.raises(ValueError, match='MSELoss'): save_model(vision_learner(points, lite0, pretrained=False), tmp_path/'m.safetensors')
-    numbers = vision_learner(loaders(pictures, RegressionBlock, number), lite0, pretrained=False)
+    numbers = vision_learner(loaders(pictures, number, RegressionBlock), lite0, pretrained=False)
     for option in (dict(temperature=2.), dict(threshold=.5)):
         with pytest.raises(ValueError, match='numbers has neither'): save_model(numbers, tmp_path/'m.safetensors', **option)
     assert list(tmp_path.iterdir()) == []
@@ -216,7 +206,7 @@ def test_any_array_is_a_picture_or_a_word(x):
 
 def test_to_learner_goes_on(single, model, pictures, tmp_path):
     before = {k: v.clone() for k, v in model.state_dict().items()}
-    dls = loaders(pictures, CategoryBlock, one)
+    dls = loaders(pictures, one)
     learn = model.to_learner(dls, metrics=accuracy_multi, lr=3e-4)
     assert learn.lr == 3e-4 and len(learn.metrics) == 1 and len([t for t in dls.after_batch.fs if isinstance(t, Normalize)]) == 1
     assert all(p.requires_grad for p in learn.model.parameters())
@@ -228,13 +218,13 @@ def test_to_learner_goes_on(single, model, pictures, tmp_path):
     assert not learn.model[1][4].weight.cpu().equal(before['1.4.weight'])
     again = load_model(save_model(learn, tmp_path/'m.safetensors'))
     assert again.about.head == model.about.head and again.about.classes == model.about.classes
-    assert load_model(save_model(again.to_learner(loaders(pictures, CategoryBlock, one)), tmp_path/'n.safetensors')).about.mean == [.5]*3
+    assert load_model(save_model(again.to_learner(loaders(pictures, one)), tmp_path/'n.safetensors')).about.mean == [.5]*3
 
 
 def test_the_recipes_model_goes_on(pictures, tmp_path):
-    learn = fit_recipe(loaders(pictures, CategoryBlock, one), lite1, epochs=0)
+    learn = fit_recipe(loaders(pictures, one), lite1, epochs=0)
     model = load_model(save_model(learn, tmp_path/'m.safetensors'))
-    more = model.to_learner(loaders(pictures, CategoryBlock, one))
+    more = model.to_learner(loaders(pictures, one))
     with more.no_bar(), more.no_logging(): unfrozen_fit(more, 1)
     about = load_model(save_model(more, tmp_path/'n.safetensors', temperature=True)).about
     assert about.arch == 'lite1' and [layer['kind'] for layer in about.head] == ['AdaptiveAvgPool2d', 'Flatten', 'UnitLength', 'Linear']
@@ -242,16 +232,16 @@ def test_the_recipes_model_goes_on(pictures, tmp_path):
 
 def test_other_loaders_are_named(model, several, pictures, tmp_path):
     def refused(says, block=CategoryBlock, get_y=one, m=model, **kwargs):
-        with pytest.raises(ValueError, match=says): m.to_learner(loaders(pictures, block, get_y, **kwargs))
+        with pytest.raises(ValueError, match=says): m.to_learner(loaders(pictures, get_y, block, **kwargs))
     refused('d known to the loaders only; c known to the model only', get_y=lambda f: one(f).replace('c', 'd'))
     refused('c known to the model only', get_y=lambda f: one(f).replace('c', 'b'))
     refused('another order', CategoryBlock(vocab=['c', 'b', 'a'], sort=False))
-    other = loaders(pictures, CategoryBlock, one)
+    other = loaders(pictures, one)
     other.add_tfms([Normalize.from_stats(*imagenet_stats)], 'after_batch')
     with pytest.raises(ValueError, match='normalise by'): model.to_learner(other)
     refused('trained for category, and these loaders are for multicategory', MultiCategoryBlock, lambda f: [one(f)])
     refused('known to the model only', RegressionBlock, number)
-    same = model.to_learner(loaders(pictures, CategoryBlock, lambda f: unicodedata.normalize('NFD', one(f))))
+    same = model.to_learner(loaders(pictures, lambda f: unicodedata.normalize('NFD', one(f))))
     assert list(same.dls.vocab) == model.about.classes
 
 
