@@ -9,7 +9,7 @@ __all__ = ['font_with', 'romanised', 'drawable']
 __doc__ = """Class names in figures, in any script: never boxes.
 
     from ch5clf.fonts import drawable
-    plt.title(drawable(['말티즈', 'pug'])[0])  # 말티즈 where a font has it, else malrtijeu
+    plt.title(drawable(['말티즈', 'pug'])[0])  # 말티즈 where a font has it, else maltijeu
 """
 import unicodedata
 from functools import lru_cache
