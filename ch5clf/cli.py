@@ -75,17 +75,19 @@ def _table(rows, head):
     widths = [max(map(_wide, column)) for column in zip(*rows)]
     return '\n'.join('  '.join(c + ' '*(w - _wide(c)) for c, w in zip(r, widths)).rstrip() for r in rows)
 
-def _as_csv(rows, head):
-    "For a spreadsheet or a program, in UTF-8 whatever the console speaks."
-    import csv
+def _for_programs():
+    "A spreadsheet or a program reads UTF-8, whatever the console speaks."
     if hasattr(sys.stdout, 'reconfigure'): sys.stdout.reconfigure(encoding='utf-8', errors='replace')
+
+def _as_csv(rows, head):
+    import csv
+    _for_programs()
     out = csv.writer(sys.stdout, lineterminator='\n')
     out.writerow(head)
     out.writerows(rows)
 
 def _as_json(records):
-    import json
-    if hasattr(sys.stdout, 'reconfigure'): sys.stdout.reconfigure(encoding='utf-8', errors='replace')
+    _for_programs()
     print(json.dumps(records, ensure_ascii=False, indent=1).encode('utf-8', 'replace').decode())
 
 # %% ../nbs/workshop/45_cli.ipynb #ac01fc49
