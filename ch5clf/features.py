@@ -19,6 +19,7 @@ import torch
 from torch import nn
 from .callbacks import body_of
 from .places import quiet_imports
+from .restore import modes_kept
 
 with quiet_imports():
     from fastai.basics import DataLoader, DataLoaders, Learner
@@ -58,17 +59,13 @@ def frozen_features(
     `ValueError` for a model without body and head, and for a head without parameters. Source: 02, section 6."""
     check_pictures(learn)
     body, rest = _body_and_rest(learn.model)
-    modes = [(m, m.training) for m in body.modules()]
     device = next(learn.model.parameters()).device
     features, targets = [], []
-    try:
+    with modes_kept(body), torch.no_grad():
         body.eval()
-        with torch.no_grad():
-            for x, y in dl:
-                features.append(body(x.to(device).as_subclass(torch.Tensor)).float())
-                targets.append(y.to(device).as_subclass(torch.Tensor))
-    finally:
-        for m, training in modes: m.training = training
+        for x, y in dl:
+            features.append(body(x.to(device).as_subclass(torch.Tensor)).float())
+            targets.append(y.to(device).as_subclass(torch.Tensor))
     return torch.cat(features), torch.cat(targets), rest
 
 # %% ../nbs/workshop/21_features.ipynb #dca5b68d

@@ -17,8 +17,9 @@ import math, time
 from contextlib import nullcontext
 
 import numpy as np
-from .loops import FastaiLoop, _Bar, _is_learner, target_of
+from .loops import FastaiLoop, _Bar, target_of
 from .race import RaceFinding, _lengths, race_rates
+from .restore import _is_learner
 from .sweep import LRFinding, _check_positive, _GROWTH, _Sweep
 
 # %% ../nbs/workshop/48_finder.ipynb #a88f0079

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from fastcore.basics import patch
 from torch import nn
-from .restore import Memory, untouched
+from .restore import Memory, _is_learner, untouched
 from .sweep import _Probe
 
 # %% ../nbs/workshop/46_loops.ipynb #1c27b760
@@ -438,8 +438,6 @@ FastaiLoop.usual = 1 # epoch, where no length is said
 def updates(self:FastaiLoop, length): return max(1, round(length*len(self.learn.dls.train)))
 
 # %% ../nbs/workshop/46_loops.ipynb #42a00011
-def _is_learner(o): return all(hasattr(o, k) for k in ('dls', 'opt_func', 'cbs', 'loss_func'))
-
 def target_of(
     learner, # fastai Learner, or a PyTorch model
     optimizer=None, # torch optimizer, with a model

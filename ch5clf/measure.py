@@ -24,6 +24,7 @@ import torch
 import torch.nn.functional as F
 from .lesson import interval
 from .places import quiet_imports
+from .restore import modes_kept
 
 with quiet_imports():
     from fastai.basics import CrossEntropyLossFlat, Learner, no_random
@@ -70,11 +71,7 @@ def _recorder_kept(learn):
 def _validated(learn, dl):
     "Logits and targets of a loader's pictures, and what fastai's own `validate` says of them: loss, then metrics."
     gather = GatherPredsCallback()
-    modes = [(m, m.training) for m in learn.model.modules()]
-    try:
-        with _recorder_kept(learn), no_random(): record = learn.validate(dl=dl, cbs=gather)
-    finally:
-        for m, training in modes: m.training = training
+    with modes_kept(learn.model), _recorder_kept(learn), no_random(): record = learn.validate(dl=dl, cbs=gather)
     logits, targets = gather.all_tensors()
     return logits.as_subclass(torch.Tensor).float().cpu(), targets, record
 

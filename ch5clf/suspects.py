@@ -25,6 +25,7 @@ from torch.nn.functional import cross_entropy, normalize
 from .features import check_pictures, frozen_features
 from .pictures import open_picture
 from .places import is_test, quiet_imports
+from .restore import modes_kept
 from fastcore.basics import patch
 
 # %% ../nbs/workshop/23_suspects.ipynb #090d9398
@@ -149,15 +150,11 @@ def suspicious_labels(
     Leaves the learner, its mode and the random states as they were. `ValueError` where there is not one label a picture,
     where the model has no body to take features from, and for a learner without data (`load_learner`). Source: 00, section 6."""
     check_pictures(learn)
-    modes = [(m, m.training) for m in learn.model.modules()]
     parts, names, vocab = [0, 1] if ds_idx is None else [ds_idx], {0: 'train', 1: 'valid'}, list(learn.dls.vocab)
-    try:
+    with modes_kept(learn.model), no_random(), torch.no_grad():
         learn.model.eval()
-        with no_random(), torch.no_grad():
-            with _plain(learn, parts[0]) as dl: _check_one_label(next(iter(dl))[-1])
-            found = _unseen_logits(learn, parts) if out_of_fold else [_own_logits(learn, i) for i in parts]
-    finally:
-        for m, mode in modes: m.training = mode
+        with _plain(learn, parts[0]) as dl: _check_one_label(next(iter(dl))[-1])
+        found = _unseen_logits(learn, parts) if out_of_fold else [_own_logits(learn, i) for i in parts]
     tables = [_table(_files(learn.dls[i].dataset), y, x, vocab, names.get(i, i)) for i, (x, y) in zip(parts, found)]
     table = pd.concat(tables)
     table = table.sort_values('loss', ascending=False, kind='stable', na_position='first', ignore_index=True)

@@ -28,6 +28,7 @@ from .lesson import interval
 from .loaders import pet_dls
 from .places import quiet_imports, sweep, write_atomic
 from .recipe import linear_head, linear_probe, unfrozen_fit
+from .restore import modes_kept
 from .saved import best_temperature, load_model, save_model
 from .team import SharedBatch, Team, gathered, share_of, shared_features
 from filelock import FileLock, Timeout
@@ -286,11 +287,10 @@ def _span(seconds):
 def _held_back(learn, model, team):
     "Logits and targets of the held-back pictures, on the CPU."
     dl, device = learn.dls.valid, next(model.parameters()).device
-    modes = [(m, m.training) for m in model.modules()]
-    mine, model = share_of(team, dl.n), model.eval()
-    with no_random():
+    mine = share_of(team, dl.n)
+    with modes_kept(model), no_random():
+        model.eval()
         parts = [(model(x).float().cpu(), y.cpu()) for x, y in dl.new(get_idxs=lambda: [*mine], n=len(mine))]
-    for m, mode in modes: m.training = mode
     x, y = (gathered(team, torch.cat(p).as_subclass(torch.Tensor).to(device), dl.n).cpu() for p in zip(*parts))
     return x, y
 
