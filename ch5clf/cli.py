@@ -156,7 +156,7 @@ def _go_on(args):
     start = ['torchrun', '--nproc_per_node', processes, '-m', 'ch5clf.cli'] if processes else ['ch5clf']
     return shlex.join([*start, 'train', args.folder, *(['--out', args.out] if args.out else []), '--resume'])
 
-def _stop(*_): raise KeyboardInterrupt
+def _stop(*_): raise KeyboardInterrupt('terminated')
 
 def _train(args):
     if args.quick and args.epochs:
@@ -169,8 +169,9 @@ def _train(args):
     try:
         with _in_a_line(): trained = train_folder(args.folder, args.out, **settings, device=args.device, resume=args.resume,
                                                   force=args.force, report=None if args.no_report else write_report)
-    except KeyboardInterrupt:
-        if first: _complain(f'stopped; what is finished is kept. Go on with: {_go_on(args)}')
+    except KeyboardInterrupt as e:
+        if first or e.args: # torchrun sends SIGTERM to the others, also where the first one was killed
+            _complain(f'stopped; what is finished is kept. Go on with: {_go_on(args)}')
         return 130
     except ConnectionError as e:
         _complain(f'{e}; what is finished is kept. Go on with: {_go_on(args)}')

@@ -244,7 +244,7 @@ def versions(
     return found
 
 # %% ../nbs/workshop/10_places.ipynb #d0000002
-SPIN = 10000 # turns of a waiting thread, from bench/results/threads.md
+SPIN = 10000 # turns of a waiting thread; what it gains and costs stands in bench/results/threads.md
 
 def share_cores(
     env=os.environ, # environment to change; what a user decided there is kept
