@@ -304,8 +304,8 @@ def test_env(tmp):
     "Tests see neither the reader's progress nor their choice of data; and they import the package that stands here."
     env = {k: v for k, v in os.environ.items() if k not in ('CH5CLF_DATA', 'CH5CLF_LANG')}
     env.update(CH5CLF_PROGRESS=str(Path(tmp) / 'progress'), IN_TEST='1', PYTHONUTF8='1', PYTHONPATH=str(ROOT))
-    if 'OMP_WAIT_POLICY' not in env:
-        env.setdefault('GOMP_SPINCOUNT', '10000')  # `share_cores` of ch5clf.places says why
+    if 'GOMP_SPINCOUNT' not in env:
+        env.setdefault('OMP_WAIT_POLICY', 'PASSIVE')  # `share_cores` of ch5clf.places says why
     return env
 
 

@@ -348,11 +348,10 @@ def _check_learner_rates(lr):
         raise ValueError(f'lr={lr!r}: expected a positive rate, slice(first, last), or a rate for each parameter group')
 
 def _check_learner(learn):
+    from ch5clf.features import check_pictures # imports fastai, which a plain loop does without
     _check_model(learn.model)
     train = learn.dls.train
-    if getattr(train, 'n', None) == 0:
-        raise ValueError('the learner holds no pictures to test with (export.pkl keeps none): '
-                         'give it loaders first, learn.dls = dls')
+    check_pictures(learn)
     if not len(train): raise ValueError(_NO_BATCHES.format('training loader'))
 
 class FastaiLoop:

@@ -169,7 +169,8 @@ class AutoPrecision(Callback):
     # --- the scaled loss
 
     def before_fit(self):
-        self.scaler = self.update = None # an earlier fit may have been interrupted in the middle of an update
+        if self.scaler: self.opt.zero_grad() # an earlier fit was interrupted, and may have left scaled gradients
+        self.scaler = self.update = None
         self.updates = self.skipped = self.in_a_row = 0
 
     def before_backward(self):

@@ -280,9 +280,12 @@ def test_interrupted_between_scaling_and_update(where, error):
     with pytest.raises(error): learn.fit(1, 1e-3, cbs=Fault())
     if real: setattr(learn.opt, where, real)
     assert cb.scaler is not None, 'so it was interrupted in the middle'
-    weights = state(learn)['tensors']
+    weights, left = state(learn)['tensors'], []
+    class Left(Callback):
+        def before_train(self): left.append(max(p.grad.abs().max() for p in self.model.parameters() if p.grad is not None))
     for _ in range(2):
-        learn.fit(1, 1e-3)
+        learn.fit(1, 1e-3, cbs=Left())
+        assert left.pop() == 0, 'gradients of the interrupted fit'
         assert (cb.updates, cb.skipped, cb.scale, cb.scaler) == (5, 0, scale, None)
     assert not same(weights, state(learn)['tensors']) and learn.get_preds()[0].isfinite().all()
 

@@ -150,7 +150,7 @@ def test_a_learner_without_data_gets_a_clear_word(tmp_path):
     empty = DataLoaders(DataLoader([], bs=16), DataLoader([], bs=16), device='cpu')
     bare = Learner(empty, net(), loss_func=nn.CrossEntropyLoss())
     for kwargs in (dict(), dict(features=True), dict(race=2)):
-        with pytest.raises(ValueError, match='holds no pictures.*learn.dls = dls'): find_lr(bare, progress=False, **kwargs)
+        with pytest.raises(ValueError, match='has no pictures.*learn.dls = '): find_lr(bare, progress=False, **kwargs)
     assert find_lr(learn, progress=False).lrs.size
 
 
