@@ -332,6 +332,7 @@ class Folder:
     lost: int = 0 # rows of the table that mean no picture
     table: Table = field(default=None, repr=False)
     row_of: dict = field(default=None, repr=False) # picture -> its row in the table
+    unlisted: list = () # pictures that a table of labels passes over; left out like test pictures
 
     @property
     def files(self): # those that are trained on or held back
@@ -396,10 +397,15 @@ def _said(folder):
     who = f'split by {folder.table.source}' if table else 'train/ and valid/ as they stand'
     split = (f'{who}: {sides["train"]} to train on, {sides["valid"]} held back' if folder.declared
              else 'a part of each class held back at random')
-    test = [f for f in folder.pictures if folder.sides[f] == 'test']
+    out = {*folder.unlisted}
+    test = [f for f in folder.pictures if folder.sides[f] == 'test' and f not in out]
     bare = ', unlabelled' if test and not any(folder.labels[f] for f in test) else ''
     more = [f'{_counted(len(test), "test picture")} kept out{bare}'] if test else []
     more += [f'{_counted(folder.lost, "row")} of {folder.table.source} without a picture'] if folder.lost else []
+    if out:
+        such = 'such as ' if len(out) > 1 else ''
+        more += [f'{_counted(len(out), "picture")} without a row in {folder.table.source} left out '
+                 f'({such}{folder.unlisted[0].name})']
     return first + f'{_counted(len(files), "picture")};\n' + '; '.join([split, *more])
 
 # %% ../nbs/workshop/16_labels.ipynb #5a65a148
@@ -414,6 +420,12 @@ def _sides_told(places, rows):
             detail = f'{f.name} lies in a folder for {side}, and the table puts it to {told}'
             troubles.append(Trouble('split', f, detail, 'move the picture or mend the row'))
     return sides, troubles
+
+def _unlisted(sides, rows):
+    "Pictures that a table of labels passes over, where it lists more than it passes over."
+    learnt = [f for f, side in sides.items() if side != 'test']
+    bare = [f for f in learnt if f not in rows]
+    return bare if 2*len(bare) < len(learnt) else []
 
 def _split_troubles(path, files, sides):
     "Is a declared split whole?"
@@ -498,6 +510,8 @@ def _read(path, pictures, labels=None, new_classes=False, keep=None):
     rows, lost = {}, 0
     if table: rows, lost = _rows_of(table, _Index(path, everything), {f: side for f, (side, *_) in places.items()})
     sides, troubles = _sides_told(places, rows)
+    unlisted = _unlisted(sides, rows) if table and table.labels and not lost and (labels is None or whole) else []
+    sides |= dict.fromkeys(unlisted, 'test')
     files = [f for f in pictures if sides[f] != 'test']
     found, wrong, how = _found(path, table, rows, places, sides, files)
     if labels is not None and labels is not False and not whole:
@@ -507,7 +521,7 @@ def _read(path, pictures, labels=None, new_classes=False, keep=None):
         wrong = [t for t in wrong if any(found.get(f) is None for f in t.files)]
         if set(files) <= set(told): how = 'labels='
     troubles = [*wrong, *troubles, *_split_troubles(path, files, sides), *_set_troubles(path, files, found)]
-    return Folder(path, pictures, found, sides, troubles, how, lost, table, {f: r[2] for f, r in rows.items()})
+    return Folder(path, pictures, found, sides, troubles, how, lost, table, {f: r[2] for f, r in rows.items()}, unlisted)
 
 def _has_split(frame): # then it stands for a whole table
     return len(frame.columns) > 2 and understand(_as_text(frame), 'labels').sides is not None
@@ -644,7 +658,9 @@ def _meaning_of(path, files):
         table = next((f for f, *_ in _beside(path)), path)
         rows = [(table, 'table', str(e), 'mend the table; until then nothing can be trained')]
         folder = _read(path, files, False)
-    return folder.labels, folder.sides, rows + [(t.file, t.problem, t.detail, t.remedy) for t in folder.troubles]
+    rows += [(t.file, t.problem, t.detail, t.remedy) for t in folder.troubles]
+    rows += [(f, 'no label', f'no row in {folder.table.source}', 'add a row; without one it is left out') for f in folder.unlisted]
+    return folder.labels, folder.sides, rows
 
 def check_images(
     path, # folder of pictures

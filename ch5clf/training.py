@@ -71,8 +71,9 @@ def _dice(dl):
     "The state of every generator that a training throws, as plain values."
     name, keys, *more = np.random.get_state()
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    mps = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
     return dict(python=random.getstate(), loader=dl.rng.getstate(), numpy=[name, keys.tolist(), *more],
-                torch=torch.get_rng_state(), cuda=cuda)
+                torch=torch.get_rng_state(), cuda=cuda, mps=mps)
 
 def _throw_again(dice, dl):
     "Put the generators back to where `_dice` found them."
@@ -83,6 +84,7 @@ def _throw_again(dice, dl):
     torch.set_rng_state(dice['torch'])
     if torch.cuda.is_available() and len(dice['cuda']) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(dice['cuda'])
+    if torch.backends.mps.is_available() and dice['mps'] is not None: torch.mps.set_rng_state(dice['mps'])
 
 def _plain(state):
     "An optimiser's state in plain types: schedules leave NumPy's numbers behind."

@@ -386,6 +386,25 @@ def test_a_table_that_is_not_understood_is_named(own, text, why):
     assert len(read_folder(own, labels=False).files) == 20
 
 
+def test_a_table_that_lists_most_of_the_pictures_means_those(own):
+    "Said, in the table of troubles, never trained on; a label of one's own brings a picture back."
+    names = [f'{c}/{i}.png' for c in ('cup', 'bowl') for i in range(10)]
+    def write(n, *more): (own/'labels.csv').write_text('name,label\n' + ''.join(f'{n},{n[:3]}\n' for n in [*names[20-n:], *more]), encoding='utf-8')
+    write(18)
+    folder, out = read_folder(own), [own/n for n in names[:2]]
+    assert folder.unlisted == out and not {*out} & {*folder.files} and '2 pictures without a row in labels.csv left out (such as 0.png)' in folder.said
+    dls = pet_dls(own, size=16, presize=20, bs=4)
+    assert not {*out} & {*dls.train.items, *dls.valid.items} and len(dls.train.items) + len(dls.valid.items) == 18
+    with pytest.raises(ValueError, match=r'no row for 0.png \(2 missing\)'): read_folder(own, labels={'cup/5.png': 'cup'})
+    rows = check_images(own)
+    rows = rows[rows.problem == 'no label']
+    assert {*rows.file} == {*names[:2]} and not rows.usable.any()
+    write(18, 'cup/x.png') # a name may be misspelt
+    with pytest.raises(ValueError, match=r'no row for 0.png \(2 missing\)'): read_folder(own)
+    write(10)
+    with pytest.raises(ValueError, match='10 missing'): read_folder(own)
+
+
 def test_a_broken_picture_keeps_its_row(own):
     "The row of dog/1 must not fall to cat/1 because dog/1 cannot be read."
     (own/'cup'/'3.png').write_bytes(b'')
