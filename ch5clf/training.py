@@ -188,9 +188,10 @@ class Sure:
         if self.threshold is not None:
             return (f'not sure below {self.threshold:.0%}: above it {self.wrong} of {self.kept} held-back answers were '
                     f'wrong, which shows at least {self.share:.0%} right')
-        why = (f'{self.needed} held-back pictures without an error would be needed, and there are {self.total}'
-               if self.total < self.needed else 'too many of the surest answers are wrong')
-        return f'not sure below 50%, which nothing was tested on: to show {self.share:.0%} right answers, {why}'
+        why = (f'to show {self.share:.0%} right answers, {self.needed} held-back pictures without an error would be '
+               f'needed, and there are {self.total}' if self.total < self.needed else
+               f'no line above which {self.share:.0%} are right was found, since too many of the surest answers are wrong')
+        return f'not sure below 50%, which nothing was tested on: {why}'
 
 def sure_from(
     confidence, # (n,): probability of each answer
