@@ -1,0 +1,47 @@
+"The page of claims says what the recorded runs give, and no more."
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from ch5clf.lesson import differences
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT/'bench'))
+import claims
+
+
+def claim(**values): return claims.Claim('a beats b', 'ours', 'somewhere', {name: differences(v, [0.]*len(v), unit='') for name, v in values.items()})
+
+
+def test_the_page_is_what_the_runs_give():
+    assert claims.PAGE.read_text(encoding='utf-8') == claims.page(), 'python3 start.py bench claims'
+
+
+@pytest.mark.parametrize('values, verdict', [
+    ([-1., -1.2, -.9, -1.1, -1.], 'holds'), ([1., 1.2, .9, 1.1, 1.], 'does not hold'),
+    ([-1., 1.2, -.9, 1.1, -.1], 'not decided'), ([-1., -1.2, -.9, -1.1], 'not decided')])
+def test_a_verdict_needs_five_pairs_and_an_interval_beside_zero(values, verdict):
+    assert claim(one=values).verdict == verdict
+
+
+def test_sets_that_disagree_are_named():
+    assert claim(here=[-1., -1.1, -.9, -1., -1.], there=[1., 1.1, .9, 1., 1.]).verdict == 'holds (here); does not hold (there)'
+
+
+def test_only_seeds_that_both_arms_have_are_paired():
+    import pandas as pd
+    runs = pd.DataFrame([dict(set='clothing', arm=arm, seed=s, error=.1*s) for arm, seeds in (('a', (1, 2, 3)), ('b', (2, 3, 4))) for s in seeds])
+    found = claims.on_sets(runs, 'a', 'b')
+    assert [*found] == ['clothing'] and found['clothing'].n == 2
+
+
+def test_each_row_has_an_experiment_that_exists_and_a_verdict():
+    rows = [line for line in claims.page().splitlines() if line.startswith('| ') and not line.startswith(('| ---', '| claim'))]
+    assert len(rows) > 30
+    for row in rows:
+        *_, verdict = cells = row.strip('| ').split(' | ')
+        target = re.search(r'\]\((.+?)\)', row)[1]
+        assert (claims.PAGE.parent/target).exists(), row
+        assert len(cells) >= 4 and verdict.strip(), row
