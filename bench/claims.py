@@ -8,7 +8,6 @@ Nothing is trained here; the scripts that recorded the runs wrote down before wh
 exits with 1 where the page is not what these runs give.
 """
 import argparse
-import json
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path

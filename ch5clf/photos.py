@@ -233,7 +233,7 @@ def check_photos(
 
     A file may have several rows. Looks at files with the suffix of a picture, a raw photo or a film, and
     at all others whose first bytes are those of a picture; hidden files are passed over, as fastai does. Each
-    picture is decoded once, in threads, except those over `pictures.MAX_PIXELS`; memory does not grow with them.
+    picture is decoded once, in threads, except those over `pictures.MAX_PIXELS`; a few kilobytes of each are kept.
     Raises `FileNotFoundError` where there is no such folder, and nothing on account of a file."""
     path = _folder(path)
     files, odd = files_below(path)
