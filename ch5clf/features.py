@@ -125,7 +125,7 @@ def feature_fit(
     (`frozen_batchnorm`) and pictures are not augmented. With augmentation an approximation, closer with more `views`.
     Uses the learner's loss, optimiser, metrics and batch size. Takes memory for n x views x f numbers of float32.
     `ValueError` for a model without body and head, for `views` below 1, and where the pictures do not fill one batch.
-    Source: 03, section 8."""
+    Source: 03, section 6."""
     _check_feature_fit(learn, views)
     looks = []
     with torch.random.fork_rng(devices=[]): # so that dropout draws what it would have drawn in the frozen stage

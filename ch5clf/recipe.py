@@ -91,7 +91,7 @@ def linear_probe(
     """Replace the learner's head by a linear one that logistic regression finds on the frozen body's features.
 
     Nothing is random. One pass over the training pictures, not augmented. `ValueError` for a model without body and
-    head, and where there is not one class a picture. Source: 03, section 8."""
+    head, and where there is not one class a picture. Source: 03, section 6."""
     body, n_out = body_of(learn.model), _check_classes(learn)
     device = next(learn.model.parameters()).device
     with torch.random.fork_rng(devices=[]): # a learner that goes on has drawn nothing
@@ -143,7 +143,7 @@ def fit_recipe(
         measure(learn, files)
 
     Shows a bar and each epoch as fastai does, and prints the seconds. Exports like any learner (`learn.export`).
-    `ValueError` where there is not one class a picture and for too few pictures. Source: 03, section 9;
+    `ValueError` where there is not one class a picture and for too few pictures. Source: 03, section 6;
     Kumar and others (2022): a linear probe first keeps the features that fine-tuning would distort."""
     _check_recipe(dls, epochs)
     learn = vision_learner(dls, arch, **{**dict(metrics=error_rate), **kwargs})
