@@ -3,7 +3,8 @@
 A claim says that an arm is better than another. Its row holds, for each set, the paired differences of the two arms as the chapters
 compute them (`differences` on `recorded` runs): mean, 95 % interval (bootstrap over seeds), wins/ties/losses of the claim's arm, and
 the number of pairs. The verdict follows from these alone: on a set the claim holds where the interval lies on its side of zero (or, for
-"no worse", below the margin), fails where it lies on the other, and is not decided where it reaches zero or has fewer than five pairs.
+"no worse", below the margin), fails where it lies on the other, and is not decided where it reaches across. Fewer than five pairs decide
+nothing.
 Nothing is trained here; the scripts that recorded the runs wrote down before what would refute a claim. `--check` writes nothing and
 exits with 1 where the page is not what these runs give.
 """
@@ -19,8 +20,9 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 from ch5clf.lesson import differences, recorded
 
+OURS_OF = 'chapter, our comparison'
 PAGE, SETS = ROOT/'bench'/'results'/'claims.md', ('paper pets', 'Oxford pets', 'clothing')
-UNDECIDED, HOLDS, FAILS = 'not decided', 'holds', 'does not hold'
+UNDECIDED, HOLDS, FAILS, FEW = 'not decided', 'holds', 'does not hold', 'too few seeds'
 
 
 @dataclass
@@ -34,20 +36,23 @@ class Claim:
     note: str = ''
 
     def on(self, name):
-        "The verdict on one set; None where nothing was run."
-        return {'better': HOLDS, 'no worse': HOLDS, 'worse': FAILS}.get(self.found[name].verdict, UNDECIDED) if name in self.found else None
+        "The verdict on one set."
+        d, line = self.found[name], self.found[name].margin or 0
+        if d.n < 5: return FEW
+        return HOLDS if d.high < line else FAILS if d.low > line else UNDECIDED
 
     @property
     def verdict(self):
         "One word where all sets agree, else what each says."
         said = {name: self.on(name) for name in self.found}
         if len({*said.values()}) == 1: return next(iter(said.values()))
-        return '; '.join(f'{word} ({", ".join(n for n in said if said[n] == word)})' for word in (HOLDS, FAILS, UNDECIDED) if word in said.values())
+        return '; '.join(f'{word} ({", ".join(n for n in said if said[n] == word)})' for word in (HOLDS, FAILS, UNDECIDED, FEW) if word in said.values())
 
 
 def cell(d):
     "Differences in a cell of the table."
     say = (lambda x: f'{x:+.1f}') if d.unit == '%' else (lambda x: f'{x:+.2g}')
+    if d.low == d.high: return f'{say(d.mean)}, the same for each of {d.n} seeds'.replace('-', '−')
     spread = f' ({say(d.low)} to {say(d.high)})' if d.n > 1 else ''
     return f'{say(d.mean)}{spread}; {d.wins}/{d.ties}/{d.losses}, n = {d.n}'.replace('-', '−')
 
@@ -96,14 +101,14 @@ def data_claims():
     for kind in ('uniform', 'look-alike'):
         for share in (8, 20, 40):
             arm = f'{kind} {share}%: logistic: '
-            yield Claim(f'Cleaning lowers the test error ({share} % wrong, {kind})', 'chapter', where, on_sets(runs, arm + 'cleaned', arm + 'as found'))
+            yield Claim(f'Cleaning lowers the test error ({share} % wrong, {kind})', OURS_OF, where, on_sets(runs, arm + 'cleaned', arm + 'as found'))
 
 
 # ------------------------------------------------------------------ 01
 def loss_claims():
     where, aside = '[01, section 7](../../nbs/01_loss.ipynb)', '[an aside](../../nbs/asides/smoother_training.ipynb)'
     yield Claim('The gradient of cross-entropy is softmax minus target', 'chapter', where, note='**holds**: an identity, checked there to rounding')
-    yield Claim('It is linear in the logits', 'notes', where, note='**does not hold**: linear in the probabilities')
+    yield Claim('It is linear', 'notes', where, note='in the probabilities it is, in the logits it is not')
     yield Claim('So training is smoother than with squared error', 'chapter', aside,
                 note='at one rate for both no; at rates at which both learn yes (five seeds of one small network, measured there anew)')
 
@@ -137,29 +142,31 @@ def too_high():
 def rate_claims():
     where = '[02, section 5](../../nbs/02_lr_finder.ipynb)'
     yield Claim('A rate of 0.1 ends at a higher loss than 2e-3 (new head)', 'chapter', '[02, section 1](../../nbs/02_lr_finder.ipynb)', dict(too_high()), 'nats')
-    for arm, who, text in (('fastai: minimum', 'chapter', 'The minimum divided by ten'), ('fastai: valley', 'chapter', "fastai's valley"),
+    for arm, who, text in (('fastai: minimum', OURS_OF, 'The minimum divided by ten'), ('fastai: valley', OURS_OF, "fastai's valley"),
                            ('ours: best', 'ours', 'find_lr (earlier edition)')):
         yield Claim(f'{text} is a better rate than a plain 2e-3 (new head)', who, where, regrets(HEADS, arm, 2e-3), 'nats')
-        yield Claim(f'{text} is a better rate than a plain 1e-3 (unfrozen from the start)', who, where, regrets(UNFROZEN, arm, 1e-3), 'nats')
+        yield Claim(f'{text} is a better rate than 1e-3, the best of nine in hindsight (unfrozen from the start)', who, where, regrets(UNFROZEN, arm, 1e-3), 'nats')
 
 
 # ------------------------------------------------------------------ 03
-FACTORS = (('A trained head first, then all layers, beats all layers at once from a random head', 'chapter', 'start', 'trained', 'random'),
+FACTORS = (('A trained head first, then all layers, beats all layers at once from a random head', OURS_OF, 'start', 'trained', 'random'),
            ("A linear head on features of length 1 beats fastai's head", 'ours', 'head', 'linear', 'fastai'),
            ("Ten times fine_tune's rate for the body is better", 'ours', 'rate', 'ten times', 'low'),
-           ('Batch-norm statistics that are held beat moving ones', 'ours', 'batchnorm', 'held', 'moving'))
+           ('Batch-norm held (statistics and weights) beats batch-norm that trains', 'ours', 'batchnorm', 'held', 'moving'))
 
 
 def fine_tuning_claims():
     arc, grid, where = whole('finetune_arc'), recorded('finetune_factorial').dropna(subset=['head']), '[03, section {}](../../nbs/03_finetune.ipynb)'
-    for text, who, treatment, baseline, more in (
-            ("The recipe (probe, then all layers) beats fine_tune(3)", 'ours', 'recipe', 'fine_tune', {}),
-            ("The recipe beats fine_tune(3) with batch-norm held", 'ours', 'recipe', 'fine_tune, batch-norm held', {}),
-            ('The linear probe alone is no worse than fine_tune(3) (margin 2 points)', 'ours', 'linear probe', 'fine_tune', dict(margin=2)),
-            ('Unfreezing pays: the recipe beats its own probe', 'chapter', 'recipe', 'linear probe', {}),
-            ('Unfreezing pays: fine_tune(3) beats a trained head on the frozen body', 'chapter', 'fine_tune', 'head on features', {}),
-            ('fine_tune(3) is better with batch-norm held', 'ours', 'fine_tune, batch-norm held', 'fine_tune', {})):
-        yield Claim(text, who, where.format(1), on_sets(arc, treatment, baseline, **more))
+    for text, who, section, treatment, baseline, more in (
+            ('The recipe (probe, then all layers) beats fine_tune(3)', 'ours', 1, 'recipe', 'fine_tune', {}),
+            ('The recipe beats fine_tune(3) with batch-norm held', 'ours', 8, 'recipe', 'fine_tune, batch-norm held', {}),
+            ('The linear probe alone is no worse than fine_tune(3) (margin 2 points)', 'ours', 8, 'linear probe', 'fine_tune', dict(margin=2)),
+            ("The linear probe beats fastai's head, both on the frozen body", 'ours', 6, 'linear probe', 'head on features', {}),
+            ('Unfreezing pays: a trained head, then everything at slice(1e-5, 1e-3), beats the head alone', 'chapter', 8, 'features, then unfrozen', 'head on features', {}),
+            ('Unfreezing pays: the recipe beats its own probe', OURS_OF, 6, 'recipe', 'linear probe', {}),
+            ('fine_tune(3) beats a head trained for twenty epochs on the frozen body', OURS_OF, 2, 'fine_tune', 'head on features', {}),
+            ('fine_tune(3) is better with batch-norm held (statistics and weights)', 'ours', 5, 'fine_tune, batch-norm held', 'fine_tune', {})):
+        yield Claim(text, who, where.format(section), on_sets(arc, treatment, baseline, **more))
     cells = grid[grid.rate != 'recipe']
     complete = cells.groupby('seed').arm.nunique()
     cells = cells[cells.seed.isin(complete[complete == 16].index)]
@@ -169,7 +176,7 @@ def fine_tuning_claims():
     if (ROOT/'ch5clf'/'runs'/'finetune_rates.json').exists():
         runs = pd.concat([arc[arc.arm == 'recipe'], whole('finetune_rates')])
         for rate in ('0.003', '0.001'):
-            yield Claim(f'A slice beats one rate of {rate} for all layers (recipe)', 'chapter', where.format(4), on_sets(runs, 'recipe', f'one rate of {rate}'))
+            yield Claim(f'A slice beats one rate of {rate} for all layers (in the recipe)', OURS_OF, '[bench/finetune_runs.py](../finetune_runs.py)', on_sets(runs, 'recipe', f'one rate of {rate}'))
     yield from epoch_claims(where.format(7))
 
 
@@ -178,11 +185,11 @@ def epoch_claims(where):
     watched = runs[runs.arm == 'recipe, 8 epochs'].set_index('seed')
     if len(watched):
         at = lambda epochs: pd.Series({s: watched.test_wrong[s][int(e) - 1]/watched.total[s] for s, e in epochs.items()})
-        last, lowest = watched.valid_errors.map(lambda e: e[-1]), watched.valid_losses.map(lambda v: int(np.argmin(v)))
+        lowest = watched.valid_losses.map(lambda v: int(np.argmin(v)) + 1)
         yield Claim('The whole cycle beats one stopped at the first rise of the validation loss', 'chapter', where,
                     {'paper pets': differences(watched.error, at(watched.stopped))})
-        yield Claim('The error goes on falling after the validation loss was lowest', 'chapter', where,
-                    {'paper pets': differences(last, pd.Series({s: watched.valid_errors[s][i] for s, i in lowest.items()}))})
+        yield Claim('The test error goes on falling after the validation loss was lowest', 'chapter', where,
+                    {'paper pets': differences(watched.error, at(lowest))})
         again = runs[runs.arm == 'recipe, 2 epochs'].set_index('seed').error
         both = watched.index.intersection(again.index)
         yield Claim('A short whole cycle (2 epochs) beats a long one stopped early', 'chapter', where,
@@ -194,10 +201,10 @@ def deeper_claims():
     grown, where = recorded('deeper_grow'), '[04, section {}](../../nbs/04_deeper.ipynb)'
     def against(arm, baseline): return {'paper pets': differences(arm, baseline, grown, 'error')}
     for text, who, arm, baseline in (
-            ('Deeper is better: lite1 beats lite0 in the same 8 seconds', 'chapter', 'lite1, 96 px, 8 s', 'lite0, 96 px, 8 s'),
-            ('Deeper is better: lite2 beats lite0 in the same 8 seconds', 'chapter', 'lite2, 96 px, 8 s', 'lite0, 96 px, 8 s'),
-            ('Deeper is better: lite2 beats lite0 in the same 24 seconds', 'chapter', 'lite2, 96 px, 24 s', 'lite0, 96 px, 24 s'),
-            ('Pictures that grow from 64 to 96 px beat 96 px throughout', 'chapter', 'lite0, 64 then 96 px, 8 s', 'lite0, 96 px, 8 s')):
+            ('Deeper is better: lite1 beats lite0 in the same 8 seconds', OURS_OF, 'lite1, 96 px, 8 s', 'lite0, 96 px, 8 s'),
+            ('Deeper is better: lite2 (deeper and wider) beats lite0 in the same 8 seconds', OURS_OF, 'lite2, 96 px, 8 s', 'lite0, 96 px, 8 s'),
+            ('Deeper is better: lite2 (deeper and wider) beats lite0 in the same 24 seconds', OURS_OF, 'lite2, 96 px, 24 s', 'lite0, 96 px, 24 s'),
+            ('Pictures that grow from 64 to 96 px beat 96 px throughout', 'ours', 'lite0, 64 then 96 px, 8 s', 'lite0, 96 px, 8 s')):
         yield Claim(text, who, where.format(7), against(arm, baseline))
     runs = recorded('deeper')
     for text, arm, baseline in (('More parameters over-fit: a small head beats a large one where labels are dirty (48 a class)', 'small, many', 'large, many'),
@@ -207,11 +214,11 @@ def deeper_claims():
         found = {'paper pets': differences(arm, baseline, runs, 'test_error')}
         photos = recorded('deeper_photos')
         if {arm, baseline} <= {*photos.arm}: found['Oxford pets'] = differences(arm, baseline, photos, 'error')
-        yield Claim(text, 'chapter', where.format(4), found)
+        yield Claim(f'{text} (one set of pictures for all seeds)', OURS_OF, where.format(4), found)
     precise = recorded('precision')
     yield Claim('Half precision (bfloat16) is no worse (margin 2 points)', 'chapter', where.format(6),
                 {'paper pets': differences('bfloat16', 'float32', precise, 'error', margin=2)})
-    yield Claim('Half precision is quicker, on a CPU without units for it', 'chapter', where.format(6),
+    yield Claim('Half precision is quicker, even on a CPU without units for it', OURS_OF, where.format(6),
                 {'paper pets': differences('bfloat16', 'float32', precise, 'seconds', unit='s')}, 's')
     yield Claim('Half precision takes less memory for activations', 'chapter', where.format(6),
                 {'paper pets': differences('bfloat16', 'float32', precise, 'activations_MB', unit='MB')}, 'MB')
@@ -220,10 +227,10 @@ def deeper_claims():
 INTRO = """# Every claim, and whether it holds here
 
 Made by `python bench/claims.py` from the recorded runs in `ch5clf/runs`; edit neither by hand. *Who*: the chapter of the book that this
-course follows (also the notes on it), or ours. A cell holds the mean difference between the claim's arm and the other one, its 95 %
+course follows, somebody's notes on it, or ours; "chapter, our comparison" is a rule of the chapter that we put against a rival of our own. A cell holds the mean difference between the claim's arm and the other one, its 95 %
 interval over seeds, wins/ties/losses of the claim's arm, and the number of pairs. Errors are in percentage points; below zero speaks for
 the claim. A claim *holds* on a set where the interval lies below zero (for "no worse": below the margin), *does not hold* where it lies
-above. It is *not decided* where the interval holds zero, or where there are fewer than five pairs. A verdict is about these sets and this
+above, and is *not decided* where it reaches across. Fewer than five pairs decide nothing. A verdict is about these sets and this
 body (EfficientNet-Lite0 at 128 pixels, unless the chapter says otherwise), not about all.
 """
 CHAPTERS = {'Data': data_claims, 'Loss': loss_claims, 'Rates': rate_claims, 'Fine-tuning': fine_tuning_claims, 'Deeper': deeper_claims}

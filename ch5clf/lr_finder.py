@@ -51,13 +51,13 @@ def tenth_of_minimum(rates, losses):
     return rates[losses.argmin()]/10
 
 def last_clear_fall(rates, losses, flat=8):
-    """Rule 2: the last rate at which the loss still clearly falls.
+    """Rule 2: the last rate whose step still makes the loss clearly fall.
 
     Clearly: by more than twice the spread of the first `flat` losses. Source: 02, section 3."""
     falls = losses[:-1] - losses[1:]
     clear = (falls > 2*losses[:flat].std()).nonzero()[0]
     clear = clear[clear < losses.argmin()]
-    return rates[clear[-1] + 1] if len(clear) else rates[losses.argmin()]
+    return rates[clear[-1]] if len(clear) else rates[losses.argmin()]
 
 # %% ../nbs/02_lr_finder.ipynb #fc1230b6
 def smooth_both_sides(rates, losses, width=.2):

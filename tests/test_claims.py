@@ -21,9 +21,16 @@ def test_the_page_is_what_the_runs_give():
 
 @pytest.mark.parametrize('values, verdict', [
     ([-1., -1.2, -.9, -1.1, -1.], 'holds'), ([1., 1.2, .9, 1.1, 1.], 'does not hold'),
-    ([-1., 1.2, -.9, 1.1, -.1], 'not decided'), ([-1., -1.2, -.9, -1.1], 'not decided')])
+    ([-1., 1.2, -.9, 1.1, -.1], 'not decided'), ([-1., -1.2, -.9, -1.1], 'too few seeds')])
 def test_a_verdict_needs_five_pairs_and_an_interval_beside_zero(values, verdict):
     assert claim(one=values).verdict == verdict
+
+
+def test_no_worse_is_judged_by_its_margin():
+    c = claims.Claim('a is no worse', 'ours', 'x', {'one': differences([1., 1.1, .9, 1., 1.], [0.]*5, unit='', margin=2)})
+    assert c.verdict == 'holds'
+    c.found['one'] = differences([3., 3.1, .9, 3., 3.], [0.]*5, unit='', margin=2)
+    assert c.verdict == 'not decided'
 
 
 def test_sets_that_disagree_are_named():

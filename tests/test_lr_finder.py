@@ -573,7 +573,7 @@ def test_two_rules_by_hand():
     rates = 1e-6*2.**np.arange(20)
     losses = np.array([2.5, 2.6, 2.4, 2.5, 2.6, 2.4, 2.5, 2.5, 2.2, 1.8, 1.4, 1., .9, .88, .86, 1.2, 3, 9, 20, 50])
     assert tenth_of_minimum(rates, losses) == rates[14]/10
-    assert last_clear_fall(rates, losses) == rates[11]  # from 1.4 to 1; the later falls are as small as the noise
+    assert last_clear_fall(rates, losses) == rates[10]  # whose step took the loss from 1.4 to 1; the later falls are as small as the noise
     assert last_clear_fall(rates, np.arange(20.)) == rates[0]
     smooth = smooth_both_sides(rates, losses)
     assert smooth.shape == losses.shape and np.std(smooth[:6]) < np.std(losses[:6])/2
