@@ -248,7 +248,7 @@ def plot_differences(
     for i, (name, d) in enumerate(data.items()):
         jitter = np.random.default_rng(0).uniform(-.12, .12, d.n)
         ax.plot(d.values, i + jitter, 'o', ms=5, mfc='none', mec='0.45')
-        if d.n > 1: ax.plot([d.low, d.high], [i + .3]*2, '-', color='black', lw=2.5)
+        if d.n > 1: ax.plot([d.low, d.high], [i + .3]*2, '-', color='black', lw=2.5, solid_capstyle='butt')
         ax.plot(d.mean, i + .3, 's', ms=7, color='black')
         mine = [own[name]] if own and name in own else []
         for x in mine: ax.plot(x, i, 'D', ms=9, color='C1', mec='black')
