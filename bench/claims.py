@@ -143,7 +143,7 @@ def rate_claims():
     where = '[02, section 5](../../nbs/02_lr_finder.ipynb)'
     yield Claim('A rate of 0.1 ends at a higher loss than 2e-3 (new head)', 'chapter', '[02, section 1](../../nbs/02_lr_finder.ipynb)', dict(too_high()), 'nats')
     for arm, who, text in (('fastai: minimum', OURS_OF, 'The minimum divided by ten'), ('fastai: valley', OURS_OF, "fastai's valley"),
-                           ('ours: best', 'ours', 'find_lr (earlier edition)')):
+                           ('ours: best', 'ours', 'find_lr')):
         yield Claim(f'{text} is a better rate than a plain 2e-3 (new head)', who, where, regrets(HEADS, arm, 2e-3), 'nats')
         yield Claim(f'{text} is a better rate than 1e-3, the best of nine in hindsight (unfrozen from the start)', who, where, regrets(UNFROZEN, arm, 1e-3), 'nats')
 
