@@ -3,6 +3,7 @@
 Standard library only; Linux, macOS and Windows. `python3 start.py --help` tells the rest.
 """
 import argparse
+import ast
 import configparser
 import contextlib
 import hashlib
@@ -394,11 +395,15 @@ def notebooks(args):
 
 
 def bench(args):
-    script = ROOT / 'bench' / (args.name + '.py')
-    if not script.exists():
-        known = ', '.join(sorted(p.stem for p in (ROOT / 'bench').glob('*.py')))
-        stop('%s: no such measurement; there are %s' % (args.name, known))
-    return run(environment('dev'), script, *args.arguments)
+    known = {p.stem: p for p in sorted((ROOT / 'bench').glob('*.py'))}
+    if args.name is None:
+        for name, script in known.items():
+            about = ast.get_docstring(ast.parse(script.read_text(encoding='utf-8'))).splitlines()[0]
+            print('%-14s %s' % (name, about))
+        return 0
+    if args.name not in known:
+        stop('%s: no such measurement; there are %s' % (args.name, ', '.join(known)))
+    return run(environment('dev'), known[args.name], *args.arguments)
 
 
 def parse():
@@ -420,7 +425,7 @@ def parse():
     n.add_argument('notebooks', nargs='*', help='only these, such as 00_data')
     n.set_defaults(run=notebooks)
     b = commands.add_parser('bench', help='run a measurement of bench/')
-    b.add_argument('name', help='such as baseline')
+    b.add_argument('name', nargs='?', help='such as baseline; without it, all are listed')
     b.add_argument('arguments', nargs=argparse.REMAINDER)
     b.set_defaults(run=bench)
     return parser.parse_args()
