@@ -1,4 +1,5 @@
 "The page of claims says what the recorded runs give, and no more."
+import json
 import re
 import sys
 from pathlib import Path
@@ -52,3 +53,16 @@ def test_each_row_has_an_experiment_that_exists_and_a_verdict():
         target = re.search(r'\]\((.+?)\)', row)[1]
         assert (claims.PAGE.parent/target).exists(), row
         assert len(cells) >= 4 and verdict.strip(), row
+
+
+RUNS = sorted((ROOT/'ch5clf'/'runs').glob('*.json'))
+
+
+@pytest.mark.parametrize('file', RUNS, ids=lambda f: f.stem)
+def test_recorded_runs_say_where_they_come_from(file):
+    data = json.loads(file.read_text(encoding='utf-8'))
+    assert {'date', 'machine', 'versions', 'script'} <= set(data['made']) and len(data['about']) > 40
+    assert (ROOT/'bench'/data['made']['script']).exists()
+    key = ['set', 'task', 'picture', 'per_class', 'arm', 'seed'] + ['rate']*(file.stem == 'lr_sweep')
+    runs = [tuple(r.get(k) for k in key) for r in data['rows']]
+    assert len(set(runs)) == len(runs) > 0, 'a run is there twice'
