@@ -78,7 +78,11 @@ def folder_of(
 
 _no_class = re.compile(r'images?|imgs?|photos|pictures|사진|이미지|dcim|\d{3}[a-z_]{5}|camera(?: roll)?', re.I)
 _year, _month = r'(?:19|20)\d\d', r'(?:0[1-9]|1[0-2])'
-_day = re.compile(rf'(?:{_date})|{_year}{_month}(?:0[1-9]|[12]\d|3[01])|{_year}[-_.]{_month}')
+_word = ('(?:jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|sept?(?:ember)?|oct(?:ober)?|'
+         'nov(?:ember)?|dec(?:ember)?)') # of a month: a day only beside a year, since May may be a cat
+_nth = r'\d\d?(?:st|nd|rd|th)?[ .,_-]+'
+_written = rf'(?:{_nth})?{_word}[ .,_-]*(?:{_nth})?{_year}|{_year}[ .,_-]*{_word}(?:[ .,_-]*\d\d?)?'
+_day = re.compile(rf'(?:{_date})|{_year}{_month}(?:0[1-9]|[12]\d|3[01])|{_year}[-_.]{_month}|{_written}', re.IGNORECASE)
 
 def _is_day(name): return bool(_day.fullmatch(name.strip()))
 

@@ -461,6 +461,8 @@ def test_declared_folders_stand(tmp_path, train, valid, test):
     ('cat_{}.png', 'one class', '8 pictures of a single class .cat.; at least two classes are needed'),
     ('cat/{}.png', 'one class', '8 pictures of a single class .cat.'),
     ('2024-05-01/{}.png 2024-05-02/{}.png', 'no label', '16 of 16 pictures have no label'),
+    ('May_2024/{}.png June_2024/{}.png', 'no label', '16 of 16 pictures have no label'),
+    ('12-May-2024/{}.png 13-May-2024/{}.png', 'no label', '16 of 16 pictures have no label'),
     ('20240501/{}.png 20240502/{}.png', 'no label', '16 of 16 pictures have no label'),
     ('cat/{}.png dog/{}.png {}.png', 'no label', '8 of 24 pictures have no label'),
     ('IMG_{}.png P101002{}_1.png', 'no label', 'have no label'),
