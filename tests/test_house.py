@@ -42,7 +42,8 @@ def test_notebook_is_fit_for_the_web(nb):
     code = '\n'.join(''.join(c['source']) for c in cells)
     expected = nb.parent.name != 'workshop' or re.search(r'^print\(', code, flags=re.M)  # a room may be all asserts
     if len(cells) > 5 and expected: assert outputs, 'no outputs are committed: python3 start.py notebooks ' + nb.stem
-    text = json.dumps(outputs, ensure_ascii=False)
+    told = [{**o, 'data': {k: v for k, v in o.get('data', {}).items() if not k.startswith('image/')}} for o in outputs]
+    text = json.dumps(told, ensure_ascii=False)  # in the letters of a picture any path may stand by chance
     found = re.search(r'(/root/|/home/\w|/work/|/tmp/|/Users/\w|[A-Z]:\\\\Users)[^"]{0,60}', text)
     assert not found, found.group(0)
     assert 'Warning' not in ''.join(json.dumps(o.get('text', '')) for o in outputs if o.get('name') == 'stderr')
