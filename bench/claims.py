@@ -32,7 +32,6 @@ class Claim:
     who: str # the chapter that we follow, the notes, or ours
     where: str # notebook, and section
     found: dict = field(default_factory=dict) # set -> Differences
-    unit: str = 'points'
     note: str = ''
 
     def on(self, name):
@@ -90,13 +89,13 @@ def data_claims():
                     '[00, section 4](../../nbs/00_data.ipynb)', {'paper pets': differences(1/11 + 0*errors.wrong, errors.alike/errors.wrong)})
     where = '[00, section 5](../../nbs/00_data.ipynb)'
     runs = by_set('presize')
+    runs = runs[runs.groupby(['set', 'seed']).arm.transform('nunique') == 3] # whole triples only, as in the chapter
     yield Claim('Presizing, a margin until the last step, lowers the error', 'chapter', where, on_sets(runs, 'fastai presizing', 'no margin'))
     yield Claim("One interpolation is no worse than fastai's two (margin 1 point)", 'ours', where,
                 on_sets(runs, 'one interpolation', 'fastai presizing', margin=1))
     runs, where = by_set('cleaning'), '[00, section 6](../../nbs/00_data.ipynb)'
-    if (ROOT/'ch5clf'/'runs'/'riddle.json').exists():
-        yield Claim('Perfect labels lower the test error of a short training (8 % had been wrong)', OURS_OF, where,
-                    {'paper pets': differences('perfect', 'as found', recorded('riddle'), 'error')})
+    yield Claim('Perfect labels lower the test error of a short training (8 % had been wrong)', OURS_OF, where,
+                {'paper pets': differences('perfect', 'as found', recorded('riddle'), 'error')})
     for kind in ('uniform', 'look-alike'):
         looked = runs[runs.arm == f'{kind} 8%: logistic: cleaned']
         found = {n: differences(g.chance.values, g.precision.values) for n, g in looked.groupby('set')}
@@ -144,11 +143,11 @@ def too_high():
 
 def rate_claims():
     where = '[02, section 5](../../nbs/02_lr_finder.ipynb)'
-    yield Claim('A rate of 0.1 ends at a higher loss than 2e-3 (new head)', 'chapter', '[02, section 1](../../nbs/02_lr_finder.ipynb)', dict(too_high()), 'nats')
+    yield Claim('A rate of 0.1 ends at a higher loss than 2e-3 (new head)', 'chapter', '[02, section 1](../../nbs/02_lr_finder.ipynb)', dict(too_high()))
     for arm, who, text in (('fastai: minimum', OURS_OF, 'The minimum divided by ten'), ('fastai: valley', OURS_OF, "fastai's valley"),
                            ('ours: best', 'ours', 'find_lr (tuned on such tasks)')):
-        yield Claim(f'{text} is a better rate than a plain 2e-3 (new head)', who, where, regrets(HEADS, arm, 2e-3), 'nats')
-        yield Claim(f'{text} is a better rate than a plain 2e-3 (unfrozen from the start)', who, where, regrets(UNFROZEN, arm, 2e-3), 'nats')
+        yield Claim(f'{text} is a better rate than a plain 2e-3 (new head)', who, where, regrets(HEADS, arm, 2e-3))
+        yield Claim(f'{text} is a better rate than a plain 2e-3 (unfrozen from the start)', who, where, regrets(UNFROZEN, arm, 2e-3))
 
 
 # ------------------------------------------------------------------ 03
@@ -176,39 +175,36 @@ def fine_tuning_claims():
     for text, who, factor, new, old in FACTORS:
         means = cells.groupby(['seed', factor]).error.mean().unstack()
         yield Claim(f'{text} (mean over eight pairs of cells)', who, where.format(5), {'paper pets': differences(means[new], means[old])})
-    if (ROOT/'ch5clf'/'runs'/'finetune_rates.json').exists():
-        runs = pd.concat([arc[arc.arm == 'recipe'], whole('finetune_rates')])
-        for rate in ('0.003', '0.001'):
-            yield Claim(f'A slice beats one rate of {rate} for all layers (in the recipe)', OURS_OF, '[bench/finetune_runs.py](../finetune_runs.py)', on_sets(runs, 'recipe', f'one rate of {rate}'))
+    runs = pd.concat([arc[arc.arm == 'recipe'], whole('finetune_rates')])
+    for rate in ('0.003', '0.001'):
+        yield Claim(f'A slice beats one rate of {rate} for all layers (in the recipe)', OURS_OF, where.format(6),
+                    on_sets(runs, 'recipe', f'one rate of {rate}'))
     yield from epoch_claims(where.format(7))
 
 
 def epoch_claims(where):
     runs = recorded('finetune_epochs')
     watched = runs[runs.arm == 'recipe, 8 epochs'].set_index('seed')
-    if len(watched):
-        at = lambda epochs: pd.Series({s: watched.test_wrong[s][int(e) - 1]/watched.total[s] for s, e in epochs.items()})
-        lowest = watched.valid_losses.map(lambda v: int(np.argmin(v)) + 1)
-        yield Claim('The whole cycle beats one stopped at the first rise of the validation loss', 'chapter', where,
-                    {'paper pets': differences(watched.error, at(watched.stopped))})
-        yield Claim('The test error goes on falling after the validation loss was lowest', 'chapter', where,
-                    {'paper pets': differences(watched.error, at(lowest))})
-        again = runs[runs.arm == 'recipe, 2 epochs'].set_index('seed').error
-        both = watched.index.intersection(again.index)
-        yield Claim('A short whole cycle (2 epochs) beats a long one stopped early', 'chapter', where,
-                    {'paper pets': differences(again[both], at(watched.stopped)[both])})
+    at = lambda epochs: pd.Series({s: watched.test_wrong[s][int(e) - 1]/watched.total[s] for s, e in epochs.items()})
+    lowest = watched.valid_losses.map(lambda v: int(np.argmin(v)) + 1)
+    again = runs[runs.arm == 'recipe, 2 epochs'].set_index('seed').error
+    both = watched.index.intersection(again.index)
+    for text, better, worse in (
+            ('The whole cycle beats one stopped at the first rise of the validation loss', watched.error, at(watched.stopped)),
+            ('The test error goes on falling after the validation loss was lowest', watched.error, at(lowest)),
+            ('A short whole cycle (2 epochs) beats a long one stopped early', again[both], at(watched.stopped)[both])):
+        yield Claim(text, 'chapter', where, {'paper pets': differences(better, worse)})
 
 
 # ------------------------------------------------------------------ 04
 def deeper_claims():
     grown, where = recorded('deeper_grow'), '[04, section {}](../../nbs/04_deeper.ipynb)'
-    def against(arm, baseline): return {'paper pets': differences(arm, baseline, grown, 'error')}
     for text, who, arm, baseline in (
             ('Deeper is better: lite1 beats lite0 in the same 8 seconds', OURS_OF, 'lite1, 96 px, 8 s', 'lite0, 96 px, 8 s'),
             ('Deeper is better: lite2 (deeper and wider) beats lite0 in the same 8 seconds', OURS_OF, 'lite2, 96 px, 8 s', 'lite0, 96 px, 8 s'),
             ('Deeper is better: lite2 (deeper and wider) beats lite0 in the same 24 seconds', OURS_OF, 'lite2, 96 px, 24 s', 'lite0, 96 px, 24 s'),
             ('Pictures that grow from 64 to 96 px beat 96 px throughout', 'ours', 'lite0, 64 then 96 px, 8 s', 'lite0, 96 px, 8 s')):
-        yield Claim(text, who, where.format(7), against(arm, baseline))
+        yield Claim(text, who, where.format(7), {'paper pets': differences(arm, baseline, grown, 'error')})
     runs = recorded('deeper')
     for text, arm, baseline in (('Fewer parameters: a small head beats a large one where a tenth of the labels is wrong', 'small, many', 'large, many'),
                                 ('Dropout lowers the error of the large head', 'large, many: dropout', 'large, many'),
@@ -222,27 +218,27 @@ def deeper_claims():
     yield Claim('Half precision (bfloat16) is no worse (margin 2 points)', 'chapter', where.format(6),
                 {'paper pets': differences('bfloat16', 'float32', precise, 'error', margin=2)})
     yield Claim('Half precision is quicker on a CPU without units for it', 'ours', where.format(6),
-                {'paper pets': differences('bfloat16', 'float32', precise, 'seconds', unit='s')}, 's')
+                {'paper pets': differences('bfloat16', 'float32', precise, 'seconds', unit='s')})
     yield Claim('Half precision takes less memory for activations', 'chapter', where.format(6),
-                {'paper pets': differences('bfloat16', 'float32', precise, 'activations_MB', unit='MB')}, 'MB')
+                {'paper pets': differences('bfloat16', 'float32', precise, 'activations_MB', unit='MB')})
 
 
 INTRO = """# Every claim, and whether it holds here
 
 Made by `python bench/claims.py` from the recorded runs in `ch5clf/runs`; edit neither by hand. *Who*: the chapter of the book that this
-course follows, somebody's notes on it, or ours; "chapter, our comparison" is a rule of the chapter that we put against a rival of our own. A cell holds the mean difference between the claim's arm and the other one, its 95 %
-interval over seeds, wins/ties/losses of the claim's arm, and the number of pairs. Errors are in percentage points; below zero speaks for
-the claim. A claim *holds* on a set where the interval lies below zero (for "no worse": below the margin), *does not hold* where it lies
-above, and is *not decided* where it reaches across. Fewer than five pairs decide nothing; our plan is ten on
-paper pets and five on photographs, and n says how many there are. Finders are read off recorded curves of loss against rate, so their
-intervals are about the finder's own spread. A verdict is about these sets and this
-body (EfficientNet-Lite0 at 128 pixels, unless the chapter says otherwise), not about all.
+course follows, somebody's notes on it, or ours; "chapter, our comparison" is a rule of the chapter that we put against a rival of our
+own. A cell holds the mean difference between the claim's arm and the other one, its 95 % interval over seeds, wins/ties/losses of the
+claim's arm, and the number of pairs. Errors are in percentage points; below zero speaks for the claim. A claim *holds* on a set where the
+interval lies below zero (for "no worse": below the margin), *does not hold* where it lies above, and is *not decided* where it reaches
+across. Fewer than five pairs decide nothing; our plan is ten on paper pets and five on photographs, and n says how many there are. Finders are read off recorded curves of loss against rate, so their intervals are
+about the finder's own spread. A verdict is about these sets and this body (EfficientNet-Lite0 at 128 pixels, unless the chapter says
+otherwise), not about all.
 """
 CHAPTERS = {'Data': data_claims, 'Loss': loss_claims, 'Rates': rate_claims, 'Fine-tuning': fine_tuning_claims, 'Deeper': deeper_claims}
 
 
 def row(claim):
-    unit = f', in {claim.unit}' if claim.unit != 'points' else ''
+    unit = ''.join({f', in {d.measure}' for d in claim.found.values() if d.unit != '%'}) # the same on all sets
     cells = [cell(claim.found[n]) if n in claim.found else '' for n in SETS]
     return f'| {" | ".join([claim.text + unit, claim.who, claim.where, *cells, f"**{claim.verdict}**" if claim.found else claim.note or "not measured"])} |'
 

@@ -150,8 +150,9 @@ def main():
             print(row, flush=True)
     print(table(rows, sizes))
     if not a.write: return
-    from ch5clf.places import versions, write_atomic
-    write_atomic(RESULTS/'costs.json', json.dumps(dict(about=__doc__, made=dict(date=f'{date.today()}', versions=versions()), rows=rows), indent=1) + '\n')
+    from ch5clf.lesson import record
+    from ch5clf.places import write_atomic
+    record(RESULTS/'costs.json', rows, __doc__)
     write_atomic(RESULTS/'costs.md', table(rows, sizes))
 
 

@@ -368,7 +368,7 @@ def rows_of(file): return json.loads(file.read_text(encoding='utf-8'))['rows'] i
 
 def keep(file, row, about=ABOUT):
     "Add a row; the file is whole at any moment."
-    made = dict(date=f"{date.today()}", script=Path(__file__).name, machine=f'{platform.system()} {platform.machine()}, {os.cpu_count()} cores, one thread', versions=versions())
+    made = dict(date=f'{date.today()}', script=Path(__file__).name, machine=f'{platform.system()} {platform.machine()}, {os.cpu_count()} cores, one thread', versions=versions())
     with FileLock(f'{file}.lock'): # two processes may do different jobs
         same = {k: row[k] for k in ('set', 'seed', 'per_class', 'arm')}
         others = [r for r in rows_of(file) if {k: r[k] for k in same} != same]

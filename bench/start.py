@@ -6,7 +6,6 @@ first card of the questionnaire under 2 s; `predict` of one photo without fastai
 Prints a table; with `--write` also bench/results/start.json and start.md.
 """
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -70,8 +69,9 @@ def main():
                 if r.returncode not in (0, 1 if 'check' in name else 0): sys.exit(f'{name}: {r.stderr}')
     print(table(times))
     if not a.write: return
-    from ch5clf.places import versions, write_atomic
-    write_atomic(RESULTS/'start.json', json.dumps(dict(about=__doc__, made=dict(date=f'{date.today()}', versions=versions()), seconds=times), indent=1) + '\n')
+    from ch5clf.lesson import record
+    from ch5clf.places import write_atomic
+    record(RESULTS/'start.json', [dict(what=name, seconds=t) for name, t in times.items()], __doc__)
     write_atomic(RESULTS/'start.md', table(times))
 
 

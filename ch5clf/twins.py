@@ -94,7 +94,7 @@ def twin_pairs(
 ) -> list: # (i, j, likeness, is one the other's mirror image?), i < j
     """Pictures that are nearly the same.
 
-    Looks at the nearest neighbours of each picture only. Still, 16 times the pictures take up to 90 times as long: six
+    Looks at the nearest neighbours of each picture only. Still, 16 times the pictures take some 70 times as long: six
     seconds for 16,000 (bench/results/costs.md)."""
     if len(sketches) < 2: return []
     greys, colours = np.stack([g for g, _ in sketches]), np.array([c for _, c in sketches])

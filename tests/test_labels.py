@@ -387,7 +387,7 @@ def test_a_table_that_is_not_understood_is_named(own, text, why):
 
 
 def test_a_table_that_lists_most_of_the_pictures_means_those(own):
-    "Said, in the table of troubles, never trained on; a label of one's own brings a picture back."
+    "Said, in the table of troubles, never trained on; not where names may be misspelt, or where somebody corrects labels."
     names = [f'{c}/{i}.png' for c in ('cup', 'bowl') for i in range(10)]
     def write(n, *more): (own/'labels.csv').write_text('name,label\n' + ''.join(f'{n},{n[:3]}\n' for n in [*names[20-n:], *more]), encoding='utf-8')
     write(18)
