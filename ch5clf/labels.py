@@ -514,12 +514,14 @@ def _read(path, pictures, labels=None, new_classes=False, keep=None):
     rows, lost = {}, 0
     if table: rows, lost = _rows_of(table, _Index(path, everything), {f: side for f, (side, *_) in places.items()})
     sides, troubles = _sides_told(places, rows)
-    unlisted = _unlisted(sides, rows) if table and table.labels and not lost and (labels is None or whole) else []
+    corrects = labels is not None and labels is not False and not whole
+    told = _corrections(labels, path, pictures, everything) if corrects else {}
+    unlisted = _unlisted(sides, rows) if table and table.labels and not lost else []
+    unlisted = [f for f in unlisted if f not in told]
     sides |= dict.fromkeys(unlisted, 'test')
     files = [f for f in pictures if sides[f] != 'test']
     found, wrong, how = _found(path, table, rows, places, sides, files)
-    if labels is not None and labels is not False and not whole:
-        told = _corrections(labels, path, pictures, everything)
+    if corrects:
         _check_new(told, found, files, new_classes)
         found |= told
         wrong = [t for t in wrong if any(found.get(f) is None for f in t.files)]
