@@ -59,11 +59,20 @@ def _lengths(length, share):
     long = max(2, min(length, max(12, round(length*share/5))))
     return long, max(2, round(long/_SHORTER))
 
-def _drift(first, second, short, long, length):
-    "How far the best rate moves from the long heats to the full length, in decades."
+def _drift(first, second, short, long, length, up=True):
+    "How far the best rate moves from the long heats to the full length, in decades; never upwards without `up`."
     if long <= short or length <= long: return 0.
     carried = _CARRY*(second - first)/math.log(long/short)*math.log(length/long)
-    return float(np.clip(carried, -_MOST, _MOST))
+    return float(np.clip(carried, -_MOST, _MOST if up else 0.))
+
+def _failed_as_start(points, before):
+    "Losses, where those above the loss of the start, or without a number, count as that."
+    if not math.isfinite(before): return points
+    return {x: min(y, before) if math.isfinite(y) else before for x, y in points.items()}
+
+def _hardly_begun(points, before):
+    "Is more than half of the loss of the start still there? Also where no start is known."
+    return not before > 0 or not math.isfinite(before) or min(points.values()) > before/2
 
 def _no_answer(points, before):
     "Why the long heats have no lowest loss between two others, or none below the loss before any training."
@@ -93,9 +102,11 @@ def race_rates(
     for v in (middle - .5, middle + .5): points[v] = brief(v)
     first = max(_lowest(points)[0], _best_of(points, alike) - .25)
     points = {}
-    second, _ = _climb(lambda x: heat(10**x, long), points, first, .5, 4)
+    _climb(lambda x: heat(10**x, long), points, first, .5, 4)
     if refused := _no_answer(points, before): return None, refused
-    best = 10**(second + _drift(first, second, short, long, length))
+    points = _failed_as_start(points, before)
+    second, _ = _lowest(points)
+    best = 10**(second + _drift(first, second, short, long, length, _hardly_begun(points, before)))
     return best, (f'of heats of {short} and of {long} updates, {10**first:.2g} and {10**second:.2g} would have been '
                   f'best; carried on to {length}: {best:.2g}')
 
