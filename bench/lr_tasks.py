@@ -32,7 +32,7 @@ TUNING = ('clothing head', 'digits CNN', 'paper pets frozen', 'pets head', 'tabu
           'paper pets unfrozen', 'clothing unfrozen', 'paper probe', 'digits by four', 'digits probe')
 HELD_OUT = ('wine by eight', 'zero head', 'twenty pictures', 'half-trained CNN', 'digits autoencoder', 'friedman MLP',
             'letters LSTM', 'letters transformer', 'lite1 unfrozen', 'clothing probe', 'pets probe')
-SLOW = ('paper pets unfrozen', 'clothing unfrozen', 'paper probe', 'lite1 unfrozen', 'clothing probe', 'pets probe')
+SLOW = ('paper probe', 'lite1 unfrozen', 'clothing probe', 'pets probe')
 KINDS = {
     'clothing head': "fastai's head on frozen features of photographs, Adam",
     'paper pets frozen': "fastai's head on frozen features of drawn pictures, Adam",
@@ -284,7 +284,8 @@ def _letters_task(name, made):
 def _body_task(name, photos, made):
     if name in ('paper pets unfrozen', 'clothing unfrozen'):
         data = _pixels(name, photos, 48)
-        return made(data, lambda: _lite('lite0', int(data[1].max()) + 1), bs=16, epochs=2, sweep=rates(-5, -1, 2))
+        sweep = np.union1d(rates(-5, -1, 2), rates(-4, -1))
+        return made(data, lambda: _lite('lite0', int(data[1].max()) + 1), bs=16, epochs=2, sweep=sweep)
     if name == 'lite1 unfrozen':
         data = _pixels('paper', photos, 96)
         return made(data, lambda: _lite('lite1', int(data[1].max()) + 1), bs=16, epochs=3, sweep=rates(-5, -1), held=True)

@@ -84,36 +84,40 @@ def bet(
 
 # %% ../nbs/workshop/20_lesson.ipynb #5e771e01
 def _spread(measured):
-    "Median, lowest, highest and number of what was measured. A word is its own median."
+    "Median, lowest, highest and number of what was measured; of differences the mean and its interval. A word is its own median."
+    if hasattr(measured, 'wins'): return measured.mean, measured.low, measured.high, measured.n
     try: runs = np.asarray(measured, float).reshape(-1)
     except (TypeError, ValueError): runs = np.zeros(0)
     if not len(runs): return _plain(measured), _plain(measured), _plain(measured), 1
     return _plain(float(np.median(runs))), float(runs.min()), float(runs.max()), len(runs)
 
-def _against(guess, value, low, high, unit):
+def _against(guess, value, low, high, unit, within='spread'):
     "How a guess compares with what was measured, as the end of a sentence."
     if not (isinstance(guess, float) and isinstance(value, float)):
         return ': right.' if str(guess).casefold() == str(value).casefold() else ': it came out otherwise.'
-    if low < high and low <= guess <= high: return ', inside the spread.'
+    if low < high and low <= guess <= high: return f', inside the {within}.'
     if guess == value: return ': exactly.'
     gap = f'{abs(guess - value)*100:.1f} percentage points' if unit == '%' else _say(abs(guess - value), unit)
     return f', {gap} too {"high" if guess > value else "low"}.'
 
 def settle(
     key:str, # the bet's key
-    measured, # a number, a word, or the numbers of several runs
+    measured, # a number, a word, the numbers of several runs, or `differences`
     unit='', # '%' shows 0.3 as 30 %
 ) -> Shown: # bet, measurement and spread in a sentence
-    "Show the bet beside what was measured, with the spread of several runs. No bet, no trouble."
+    "Show the bet beside what was measured, with the spread of several runs, or the interval of a mean difference. No bet, no trouble."
     key = str(key)
     value, low, high, n = _spread(measured)
     text = f'Measured: **{_say(value, unit)}**'
-    if n > 1: text += f' (median of {n} runs, from {_say(low, unit)} to {_say(high, unit)})'
+    paired = hasattr(measured, 'wins')
+    kind = 'mean of {} pairs, 95 %:' if paired else 'median of {} runs, from'
+    if n > 1: text += f' ({kind.format(n)} {_say(low, unit)} to {_say(high, unit)})'
     old = _bets.read().get(key, {})
     _bets.write(key, {**old, 'measured': value, 'low': low, 'high': high})
     _notice()
     if 'guess' not in old: return Shown(text + '.')
-    return Shown(f'{text}. Your bet: **{_say(old["guess"], unit)}**{_against(old["guess"], value, low, high, unit)}')
+    against = _against(old['guess'], value, low, high, unit, 'interval' if paired else 'spread')
+    return Shown(f'{text}. Your bet: **{_say(old["guess"], unit)}**{against}')
 
 def bets() -> pd.DataFrame: # key, guess, measured, low, high
     "All of the reader's bets so far."
