@@ -396,14 +396,15 @@ def notebooks(args):
 
 def bench(args):
     known = {p.stem: p for p in sorted((ROOT / 'bench').glob('*.py'))}
-    if args.name is None:
+    if args.list:
         for name, script in known.items():
             about = ast.get_docstring(ast.parse(script.read_text(encoding='utf-8'))).splitlines()[0]
             print('%-14s %s' % (name, about))
         return 0
     if args.name not in known:
         stop('%s: no such measurement; there are %s' % (args.name, ', '.join(known)))
-    return run(environment('dev'), known[args.name], *args.arguments)
+    more = ['--full'] * args.full + (['--photos', args.photos] if args.photos else [])
+    return run(environment('dev'), known[args.name], *more, *args.arguments)
 
 
 def parse():
@@ -424,8 +425,11 @@ def parse():
     n = commands.add_parser('notebooks', help='run notebooks and keep their outputs; make README.md')
     n.add_argument('notebooks', nargs='*', help='only these, such as 00_data')
     n.set_defaults(run=notebooks)
-    b = commands.add_parser('bench', help='run a measurement of bench/')
-    b.add_argument('name', nargs='?', help='such as baseline; without it, all are listed')
+    b = commands.add_parser('bench', help='measure anew: all in under an hour, or one script of bench/')
+    b.add_argument('name', nargs='?', default='again', help='one measurement, such as baseline')
+    b.add_argument('--list', action='store_true', help='say which there are')
+    b.add_argument('--full', action='store_true', help='with all recorded runs: days')
+    b.add_argument('--photos', help='folder with pets_dev/ and clothing_dev/, for what wants real photos')
     b.add_argument('arguments', nargs=argparse.REMAINDER)
     b.set_defaults(run=bench)
     return parser.parse_args()

@@ -1,14 +1,18 @@
 """Every claim with its verdict, from the recorded runs: `python bench/claims.py` writes bench/results/claims.md.
 
+The verdicts alone also go into nbs/index.ipynb, and so into README.md.
+
 A claim says that an arm is better than another. Its row holds, for each set, the paired differences of the two arms as the chapters
 compute them (`differences` on `recorded` runs): mean, 95 % interval (bootstrap over seeds), wins/ties/losses of the claim's arm, and
 the number of pairs. The verdict follows from these alone: on a set the claim holds where the interval lies on its side of zero (or, for
 "no worse", below the margin), fails where it lies on the other, and is not decided where it reaches across. Fewer than five pairs decide
 nothing.
 Nothing is trained here; the scripts that recorded the runs wrote down before what would refute a claim. `--check` writes nothing and
-exits with 1 where the page is not what these runs give.
+exits with 1 where the page or the front page is not what these runs give.
 """
 import argparse
+import json
+import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -90,8 +94,8 @@ def data_claims():
     where = '[00, section 5](../../nbs/00_data.ipynb)'
     runs = by_set('presize')
     runs = runs[runs.groupby(['set', 'seed']).arm.transform('nunique') == 3] # whole triples only, as in the chapter
-    yield Claim('Presizing, a margin until the last step, lowers the error', 'chapter', where, on_sets(runs, 'fastai presizing', 'no margin'))
-    yield Claim("One interpolation is no worse than fastai's two (margin 1 point)", 'ours', where,
+    yield Claim('Presizing, more pixels until the last step, lowers the error', 'chapter', where, on_sets(runs, 'fastai presizing', 'no margin'))
+    yield Claim("`pet_dls` (one interpolation, real edges) is no worse than fastai's presizing (margin 1 point)", 'ours', where,
                 on_sets(runs, 'one interpolation', 'fastai presizing', margin=1))
     runs, where = by_set('cleaning'), '[00, section 6](../../nbs/00_data.ipynb)'
     yield Claim('Perfect labels lower the test error of a short training (8 % had been wrong)', OURS_OF, where,
@@ -251,13 +255,36 @@ def page():
     return '\n'.join(lines)
 
 
+FRONT, MARKS = ROOT/'nbs'/'index.ipynb', ('<!-- verdicts: made by bench/claims.py -->', '<!-- end of verdicts -->')
+
+
+def verdicts():
+    "The verdicts alone, as Markdown for the front page."
+    claims = [c for of in CHAPTERS.values() for c in of()]
+    rows = [f'| {c.text} | {c.where.replace("../../nbs/", "")} | {f"**{c.verdict}**" if c.found else c.note} |' for c in claims]
+    held = sum(bool(c.found) and c.verdict == HOLDS for c in claims)
+    return '\n'.join([MARKS[0], '<details>', f'<summary>All {len(claims)} claims and their verdicts ({held} hold wherever they were tried)</summary>', '',
+                      '| claim | tried in | verdict |', '| --- | --- | --- |', *rows, '', '</details>', MARKS[1]])
+
+
+def front():
+    "nbs/index.ipynb with the verdicts of these runs, as text."
+    book = json.loads(FRONT.read_text(encoding='utf-8'))
+    cell, = (c for c in book['cells'] if MARKS[0] in ''.join(c['source']))
+    source = ''.join(cell['source'])
+    before, after = source.split(MARKS[0])[0], source.split(MARKS[1])[1]
+    cell['source'] = (before + verdicts() + after).splitlines(keepends=True)
+    return json.dumps(book, indent=1, ensure_ascii=False, sort_keys=True) + '\n'
+
+
 def main():
     ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ask.add_argument('--check', action='store_true')
-    text = page()
-    if ask.parse_args().check: sys.exit(text != PAGE.read_text(encoding='utf-8'))
-    PAGE.write_text(text, encoding='utf-8')
-    print(text)
+    made = {PAGE: page(), FRONT: front()}
+    if ask.parse_args().check: sys.exit(any(text != file.read_text(encoding='utf-8') for file, text in made.items()))
+    for file, text in made.items(): file.write_text(text, encoding='utf-8', newline='\n')
+    print(made[PAGE])
+    subprocess.run([sys.executable, ROOT/'.ci'/'readme.py'], check=True)
 
 
 if __name__ == '__main__': main()

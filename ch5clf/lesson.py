@@ -86,6 +86,7 @@ def bet(
 def _spread(measured):
     "Median, lowest, highest and number of what was measured; of differences the mean and its interval. A word is its own median."
     if hasattr(measured, 'wins'): return measured.mean, measured.low, measured.high, measured.n
+    if isinstance(measured, set): measured = ' or '.join(sorted(map(str, measured)))
     try: runs = np.asarray(measured, float).reshape(-1)
     except (TypeError, ValueError): runs = np.zeros(0)
     if not len(runs): return _plain(measured), _plain(measured), _plain(measured), 1
@@ -94,6 +95,8 @@ def _spread(measured):
 def _against(guess, value, low, high, unit, within='spread'):
     "How a guess compares with what was measured, as the end of a sentence."
     if not (isinstance(guess, float) and isinstance(value, float)):
+        words = str(value).casefold().split(' or ')
+        if len(words) > 1 and str(guess).casefold() in words: return ': right, as far as that is decided.'
         return ': right.' if str(guess).casefold() == str(value).casefold() else ': it came out otherwise.'
     if low < high and low <= guess <= high: return f', inside the {within}.'
     if guess == value: return ': exactly.'
@@ -102,7 +105,7 @@ def _against(guess, value, low, high, unit, within='spread'):
 
 def settle(
     key:str, # the bet's key
-    measured, # a number, a word, the numbers of several runs, or `differences`
+    measured, # a number, a word, the numbers of several runs, `differences`, or a set of words that no run could tell apart
     unit='', # '%' shows 0.3 as 30 %
 ) -> Shown: # bet, measurement and spread in a sentence
     "Show the bet beside what was measured, with the spread of several runs, or the interval of a mean difference. No bet, no trouble."

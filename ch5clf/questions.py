@@ -1738,7 +1738,7 @@ _sections = {
         '2. Names and paths': 'q02 q02a q02b q02c q02d q03 q04 q05',
         '3. The `DataBlock`, line by line': 'q07 q08',
         '4. How far to trust the number': 'm03',
-        '5. Presizing: shrink late, and once': 'q01 q06',
+        '5. Presizing: keep pixels until the last step': 'q01 q06',
         '6. Train before you clean': 'q09'},
     '01_loss.ipynb': {
         '2. Only two breeds: sigmoid and `torch.where`': 'q14 r04',

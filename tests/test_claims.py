@@ -18,6 +18,8 @@ def claim(**values): return claims.Claim('a beats b', 'ours', 'somewhere', {name
 
 def test_the_page_is_what_the_runs_give():
     assert claims.PAGE.read_text(encoding='utf-8') == claims.page(), 'python3 start.py bench claims'
+    assert claims.FRONT.read_text(encoding='utf-8') == claims.front(), 'python3 start.py bench claims'
+    assert claims.verdicts().count('\n| ') == 1 + sum(line.startswith('| ') for line in claims.page().splitlines()) - 2*len(claims.CHAPTERS)
 
 
 @pytest.mark.parametrize('values, verdict', [
@@ -66,3 +68,17 @@ def test_recorded_runs_say_where_they_come_from(file):
     key = ['set', 'task', 'picture', 'per_class', 'arm', 'seed'] + ['rate']*(file.stem == 'lr_sweep')
     runs = [tuple(r.get(k) for k in key) for r in data['rows']]
     assert len(set(runs)) == len(runs) > 0, 'a run is there twice'
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', ['swept', 'found', 'cleaning'])
+def test_a_fresh_run_falls_inside_its_cloud(name):
+    import fresh
+    row = fresh.compared(name)
+    assert row['inside'], row
+
+
+def test_a_run_that_was_measured_wrongly_falls_outside():
+    import fresh
+    values = fresh.cloud('finetune_arc', dict(set='paper pets', arm='recipe', per_class=48), 'error')
+    assert fresh.inside(values.mean(), values) and not fresh.inside(.2, values) and not fresh.inside(.91, values)

@@ -190,8 +190,8 @@ def test_an_unreadable_stamp(project, monkeypatch):
     with pytest.raises(SystemExit, match='ch5clf-stamp cannot be written'): module.environment('course')
 
 
-def test_bench_without_a_name_lists_them():
-    r = subprocess.run([sys.executable, ROOT/'start.py', 'bench'], capture_output=True, text=True)
+def test_bench_lists_its_measurements():
+    r = subprocess.run([sys.executable, ROOT/'start.py', 'bench', '--list'], capture_output=True, text=True)
     assert r.returncode == 0 and {line.split()[0] for line in r.stdout.splitlines()} == {p.stem for p in (ROOT/'bench').glob('*.py')}
     assert all(len(line.split()) > 3 for line in r.stdout.splitlines()), 'a line on what each measures'
 
