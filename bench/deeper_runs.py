@@ -6,7 +6,7 @@ begin anew. `--minutes 3` stops after the run in which they are over. `grow` giv
 not of the clock on the wall, so other programs disturb little.
 
 Claims, fixed before running. Differences are treatment minus baseline, in points of error, paired by seed; below zero is better.
-A claim holds where the 95 % interval of the mean difference (bootstrap over seeds) lies on its side of zero, fails where it lies
+A claim holds where the 95 % interval of the mean difference (Student's t over seeds; a bootstrap at first) lies on its side of zero, fails where it lies
 on the other, and is not decided where it holds zero.
 
 capacity, 20 seeds: (1) trained on many pictures, the large head repeats more of the wrong labels than the small one; (2) it makes

@@ -11,8 +11,8 @@ first weights, and the order of the batches. All arms of a seed share them. Erro
 nothing was chosen on: 480 others for paper pets, 6 a breed (222) for pets, 16 a kind (160) for clothes. Nothing is tuned here: rates and
 C are those of a first look, at seed 42 of paper pets and at one division of the same photographs.
 
-Written down before the runs. All differences are paired by seed; "shown" means that the 95 % interval of the mean difference (bootstrap
-over seeds) lies on one side of zero; "no worse" that it lies within 2 points.
+Written down before the runs. All differences are paired by seed; "shown" means that the 95 % interval of the mean difference (a bootstrap
+over seeds when this was written; the chapter uses Student's t now, which decides less) lies on one side of zero; "no worse" that it lies within 2 points.
 
 arc: test error and seconds against pictures a class. Arms: fastai's head on features; `fine_tune(3)`; the same with batch-norm held;
   features, then 4 epochs of everything at slice(1e-5, 1e-3), batch-norm held; linear probe (logistic regression, C = 30, features of

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from filelock import FileLock
-from lr_tasks import CACHE, HELD_OUT, KINDS, SLOW, TUNING, Rows, _pictures, learner, shaped, task
+from lr_tasks import CACHE, GROUPS, HELD_OUT, KINDS, SLOW, TUNING, Rows, _pictures, learner, shaped, task
 
 SEEDS = (11, 12, 13, 14, 15)  # of the finders; the truth has 1 to 5, 1 to 3 where a training takes long
 ROOT = Path(__file__).resolve().parents[1]
@@ -296,7 +296,7 @@ def task_table(raw, table, name):
 
 
 def report(raw):
-    from ch5clf.lesson import record, versions
+    from ch5clf.lesson import versions
     table = answers(raw)
     seen = [n for n in KINDS if ((table.task == n) & ~table.arm.str.startswith('plain')).any()]
     made = ', '.join(f'{k} {v}' for k, v in versions().items())
@@ -317,18 +317,28 @@ def report(raw):
         if ours: text += [f'Tasks on which the race ran: {", ".join(ours)}.', '', *arms_table(raw, table, ours), '']
         for name in ran: text += task_table(raw, table, name)
     TABLE.write_text('\n'.join(text), encoding='utf-8')
-    runs = ROOT/'ch5clf'/'runs'
-    if not all(((table.task == n) & (table.arm == 'ours: best')).sum() >= 5 for n in TUNING[:8]):
-        return print("the chapter's recorded runs stay as they are: find_lr has not run on all of its tasks")
-    old = table[table.task.isin(TUNING[:8])]
-    rows = [dict(arm=r.arm, seed=r.seed, task=r.task, rate=r.rate, regret=r.regret) for r in old.itertuples()
-            if r.rate == r.rate and not r.arm.startswith('plain')]
-    record(runs/'lr_finder.json', rows, 'Learning-rate finders on eight tasks, five seeds each: the rate of every rule, '
-           'and the extra validation loss of one-cycle at that rate over the best of a sweep (lr_sweep). '
-           'Made by bench/lr_finder.py.')
-    record(runs/'lr_sweep.json', [dict(arm=r['task'], seed=r['seed'], rate=r['rate'], loss=r['loss'])
-           for r in raw['truth'] if r['task'] in TUNING[:8]], 'One-cycle at fixed peak rates: validation loss at the end. '
-           'Tasks: heads on frozen features or unfrozen bodies, digits, two tables. Made by bench/lr_finder.py.')
+    for_the_chapters(raw, table)
+
+
+ARMS = ('ours: best', 'ours: last_fall', 'race: race', 'race, whole: race', 'fastai: minimum', 'fastai: steep', 'fastai: valley', 'fastai: slide',
+        'torch-lr-finder: steepest', 'Lightning: by_index')
+
+
+def for_the_chapters(raw, table):
+    "Write what chapter 02 and the page of claims read: tasks whose truth is complete, and on which every one of ARMS ran five times."
+    from ch5clf.lesson import record
+    ran = table[table.arm.isin(ARMS)].groupby(['task', 'arm']).seed.nunique().unstack()
+    whole = [n for n in KINDS if n in ran.index and (ran.loc[n].reindex(list(ARMS)) >= 5).all()]
+    rows = [dict(arm=r.arm, seed=r.seed, task=r.task, kind=GROUPS[r.task], half='seen' if r.task in TUNING else 'held out',
+                 rate=None if r.rate != r.rate else r.rate, share=round(r.share, 3))
+            for r in table[table.task.isin(whole) & table.arm.isin(ARMS)].itertuples()]
+    record(ROOT/'ch5clf'/'runs'/'lr_finder.json', rows, 'Learning-rate finders, five seeds a task: the rate of every rule (null: it gave '
+           'none), and what it cost as a share of one training. Sweeps of the same tasks: lr_sweep. "held out": the method was not tuned on it.')
+    top = {n: max(r['loss'] for r in raw['truth'] if r['task'] == n and r['loss'] is not None and math.isfinite(r['loss'])) for n in whole}
+    def loss(r): return r['loss'] if r['loss'] is not None and math.isfinite(r['loss']) else top[r['task']]
+    record(ROOT/'ch5clf'/'runs'/'lr_sweep.json', [dict(arm=r['task'], seed=r['seed'], rate=r['rate'], loss=float(f'{loss(r):.5g}'), error=r['error'])
+           for r in raw['truth'] if r['task'] in whole], 'One-cycle at fixed peak rates: validation loss and error at the end. A loss '
+           'without a number counts as the largest of its task.')
 
 
 PARTS = dict(truth=truth, finders=finders)  # of each task

@@ -48,6 +48,12 @@ KINDS = {
     'letters LSTM': 'next letter, SGD, gradients clipped', 'letters transformer': 'next letter, AdamW, no warm-up',
     'lite1 unfrozen': 'lite1 and a new head, 96 px, batch-norm held, Adam',
     'clothing probe': 'as paper probe, photographs', 'pets probe': 'as paper probe, 37 breeds'}
+GROUPS = {**dict.fromkeys(('clothing head', 'paper pets frozen', 'pets head', 'zero head', 'twenty pictures'), 'new head, Adam'),
+          **dict.fromkeys(('digits CNN', 'diabetes MLP', 'friedman MLP', 'letters LSTM'), 'small network, SGD'),
+          **dict.fromkeys(('tabular MLP', 'digits by four', 'wine by eight', 'half-trained CNN', 'digits autoencoder', 'letters transformer'),
+                          'small network, Adam or RMSprop'),
+          **dict.fromkeys(('paper pets unfrozen', 'clothing unfrozen', 'lite1 unfrozen'), 'whole network, new head'),
+          **dict.fromkeys(('paper probe', 'clothing probe', 'pets probe', 'digits probe'), 'whole network after a probe')}
 CACHE = Path(os.environ.get('CH5CLF_CACHE', tempfile.gettempdir()))/'bench-lr-finder'
 
 

@@ -142,17 +142,16 @@ def interval(
     return max(0., centre-half), min(1., centre+half)
 
 # %% ../nbs/workshop/20_lesson.ipynb #d1ff0002
-def _bootstrap(
-    values, # the differences
-    times=10_000, # how often they are drawn anew
+def _interval_of_mean(
+    values:np.ndarray, # the differences
+    redivided=0., # test over training pictures, where seeds divide the same pictures anew
 ) -> tuple: # low and high
-    "95 % interval for the mean of `values`: expanded percentile bootstrap, seeded; not a number for fewer than two."
-    from scipy.stats import norm, t
+    "95 % interval for the mean of `values`: Student's t; not a number for fewer than two. Source: Nadeau and Bengio (2003)."
+    from scipy.stats import t
     n = len(values)
     if n < 2: return math.nan, math.nan
-    tail = norm.cdf(-math.sqrt(n/(n - 1))*t.ppf(.975, n - 1))
-    means = np.random.default_rng(0).choice(values, (times, n)).mean(1)
-    return tuple(map(float, np.quantile(means, [tail, 1 - tail])))
+    half = t.ppf(.975, n - 1)*float(np.std(values, ddof=1))*math.sqrt(1/n + redivided)
+    return float(np.mean(values)) - half, float(np.mean(values)) + half
 
 # %% ../nbs/workshop/20_lesson.ipynb #d1ff0006
 def _by_seed(data, value, by):
@@ -185,9 +184,9 @@ class Differences:
     `verdict` (a word) and `text` (a line).
 
     `plot()` draws them. The values are in points where the unit is '%', else in the unit."""
-    def __init__(self, values, names=('treatment', 'baseline'), unit='%', margin=None):
+    def __init__(self, values, names=('treatment', 'baseline'), unit='%', margin=None, redivided=0.):
         self.values, self.names, self.unit, self.margin = np.asarray(values, float), names, unit, margin
-        self.mean, (self.low, self.high) = float(self.values.mean()), _bootstrap(self.values)
+        self.mean, (self.low, self.high) = float(self.values.mean()), _interval_of_mean(self.values, redivided)
         self.n, self.ties = len(self.values), int((abs(self.values) < 1e-9).sum())
         self.wins, self.losses = int((self.values <= -1e-9).sum()), int((self.values >= 1e-9).sum())
     @property
@@ -222,6 +221,7 @@ def differences(
     unit='%', # '%': values are shares, differences are in percentage points; else differences are in this unit
     margin:float=None, # in points (or `unit`): how much worse would still count as "no worse"; fix it before the runs
     names:tuple=None, # of treatment and baseline, for texts and figures; with `runs` the arms' own
+    redivided:float=0., # where seeds divide the same pictures anew: test over training pictures; a wider interval
 ) -> Differences: # treatment minus baseline; below zero is better
     "Compare two arms pair by pair. `ValueError` where a seed is missing in one arm, there twice, or without a value."
     if runs is not None:
@@ -230,7 +230,7 @@ def differences(
             raise ValueError(f'no arm "{lost[0]}" in these runs; there are {", ".join(map(str, runs["arm"].unique()))}')
         treatment, baseline = (runs[runs['arm'] == n].drop(columns='arm') for n in (treatment, baseline))
     a, b = _paired(_by_seed(treatment, value, by), _by_seed(baseline, value, by))
-    return Differences((a - b)*(100 if unit == '%' else 1), names or ('treatment', 'baseline'), unit, margin)
+    return Differences((a - b)*(100 if unit == '%' else 1), names or ('treatment', 'baseline'), unit, margin, redivided)
 
 # %% ../nbs/workshop/20_lesson.ipynb #d1ff0010
 def _axis_label(differences, at_least):
