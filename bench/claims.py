@@ -129,7 +129,7 @@ def loss_claims():
     yield Claim('The gradient of cross-entropy is softmax minus target', 'chapter', where, note='**holds**: an identity, checked there to rounding')
     yield Claim('It is linear', 'chapter and notes', where, note='in the probabilities it is, in the logits it is not')
     yield Claim('So training is smoother than with squared error', 'chapter', aside,
-                note='at one rate for both no; each at a rate of its own yes (five seeds of one small network and one pair of rates, measured there anew)')
+                note='at one rate for both not decided; each at a rate of its own yes (five seeds of one small network and one pair of rates, measured there anew)')
 
 
 # ------------------------------------------------------------------ 02
