@@ -425,7 +425,7 @@ def parse():
     n = commands.add_parser('notebooks', help='run notebooks and keep their outputs; make README.md')
     n.add_argument('notebooks', nargs='*', help='only these, such as 00_data')
     n.set_defaults(run=notebooks)
-    b = commands.add_parser('bench', help='measure anew: all in under an hour, or one script of bench/')
+    b = commands.add_parser('bench', help='measure anew: the short way through all, or one script of bench/')
     b.add_argument('name', nargs='?', default='again', help='one measurement, such as baseline')
     b.add_argument('--list', action='store_true', help='say which there are')
     b.add_argument('--full', action='store_true', help='with all recorded runs: days')

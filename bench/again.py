@@ -1,6 +1,6 @@
 """Measure everything anew: `python bench/again.py [--full] [--photos DIR]`, or `python3 start.py bench`.
 
-Short, under an hour on two quiet cores: new runs of the recorded experiments (fresh.py), the tables of time and memory, and the page of
+Short, meant to stay under an hour on two quiet cores: new runs of the recorded experiments (fresh.py), the tables of time and memory, and the page of
 claims. What it writes are the results that are committed: a new version of them leaves no difference but numbers. `--full` also goes on
 with the recorded runs and the comparisons until nothing is missing, which takes days; what is recorded is not repeated (delete a file of
 ch5clf/runs to record it anew). DIR holds pets_dev/ and clothing_dev/ (real photos, not in this repository); without it, what needs them
