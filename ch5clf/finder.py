@@ -177,7 +177,7 @@ def find_lr(
         found.best, found.interval, found.why       # with a fastai learner: find_lr(learn)
 
     With `race`, short one-cycle trainings at several rates are compared instead, by the validation loss, and the best
-    rate for the named length is read from how it moves with the length: a `RaceFinding`. `share=2` is surer and slower.
+    rate for the named length is read from how it moves with the length: a `RaceFinding`. `share=1` takes longer and is surer.
 
     The rate grows tenfold while the model has not moved, then by a third. After each update the model is asked about
     the same few batches, which are not trained on. Put back, bit for bit: parameters, buffers, gradients, modes,

@@ -354,7 +354,7 @@ def _plot(f, ax):
     finite = f.losses[np.isfinite(f.losses)]
     top, bottom = f.level + .6*f.scale, np.nanmin(np.append(finite, f.level)) - .08*f.scale
     shown = np.clip(np.nan_to_num(f.losses, nan=top, posinf=top), None, top)
-    ax.plot(f.lrs, shown, 'o', ms=4, mfc='none', mec='0.55', label='loss of each batch')
+    ax.plot(f.lrs, shown, 'o', ms=4, mfc='none', mec='0.55', label='loss of the items put aside')
     if np.isfinite(f.smooth).all(): ax.plot(f.lrs, f.smooth, color='black', lw=1.8, label='smoothed')
     over = f.lrs[np.flatnonzero(~(f.losses < f.level + .3*f.scale))]
     if not f.trusted: ax.axvspan(f.lrs[0], f.lrs[-1], label='not to be trusted', **_HATCH)
