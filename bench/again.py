@@ -13,13 +13,14 @@ import time
 from pathlib import Path
 
 BENCH = Path(__file__).resolve().parent
-PHOTOS = object() # stands for DIR
+PHOTOS = '{photos}' # stands for DIR
 # step first: it wants a machine that has been quiet
 SHORT = [('step', '--write'), ('processes', '--write'), ('start', '--write'), ('loss',), ('costs', '--write'), ('pipeline',), ('precision',), ('fresh',), ('claims',)]
 FULL = [SHORT[0], ('baseline', PHOTOS), ('data_runs', 'all', PHOTOS), ('deeper_runs', 'capacity', 'grow'),
         ('deeper_runs', 'photos', '--photos', PHOTOS), ('finetune_runs', '--photos', PHOTOS),
         ('lr_finder', '--photos', PHOTOS, '--seconds', '1e9'), *[('finetune', kind, '1-5', '--photos', PHOTOS) for kind in ('paper', 'pets', 'clothing')],
-        ('finetune', 'report'), ('threads', '--write'), ('course', '--write'), *SHORT[1:]]
+        ('finetune', 'report'), ('headline', '--train', PHOTOS + '/pets_dev/images', '--cv', '5', '--splits', '5', '--seed', '11', '--record'),
+        ('threads', '--write'), ('course', '--write'), *SHORT[1:]]
 
 
 def main():
@@ -30,10 +31,10 @@ def main():
     if a.photos and not a.photos.is_dir(): ask.error(f'--photos {a.photos}: no such folder')
     failed, begun = [], time.monotonic()
     for name, *rest in FULL if a.full else SHORT:
-        words = [str(a.photos.resolve()) if w is PHOTOS else w for w in rest if a.photos or w is not PHOTOS]
-        if PHOTOS in rest and not a.photos:
+        if not a.photos and any(PHOTOS in w for w in rest):
             print(f'{name}: left out, it wants real photos: --photos DIR', flush=True)
             continue
+        words = [w.replace(PHOTOS, str(a.photos and a.photos.resolve())) for w in rest]
         print(f'--- {" ".join([name, *words])}', flush=True)
         since = time.monotonic()
         if subprocess.run([sys.executable, BENCH/f'{name}.py', *words], cwd=BENCH.parent).returncode: failed.append(name)
