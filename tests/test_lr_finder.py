@@ -534,6 +534,7 @@ def test_pruned_and_normed_layers_are_put_back(kind):
     assert len(f.lrs) > 10 and layer.weight is held and torch.equal(held, value) and sorted(vars(layer)) == names
 
 
+@pytest.mark.slow
 def test_memory_at_most_one_copy():
     "The one that is kept. (Gradients, which every training has, are not Python's objects and are not counted.)"
     class Counting(nn.Module):
