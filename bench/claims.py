@@ -65,6 +65,11 @@ def cell(d, plan=0):
     return f'{say(d.mean)}{spread}; {d.wins}/{d.ties}/{d.losses}, {n}'.replace('-', '−')
 
 
+def redivided(name):
+    "Test over training pictures, where seeds divide the same ones anew: photographs, of which each puts a fifth aside."
+    return 0. if name == 'paper pets' else .25
+
+
 def on_sets(runs, treatment, baseline, sets=SETS, **kwargs):
     "Differences on each set of which both arms were run; seeds that only one arm has are left out."
     found = {}
@@ -72,8 +77,7 @@ def on_sets(runs, treatment, baseline, sets=SETS, **kwargs):
         here = runs[runs['set'] == name]
         seeds = [set(here[here.arm == arm].seed) for arm in (treatment, baseline)]
         here = here[here.arm.isin((treatment, baseline)) & here.seed.isin(seeds[0] & seeds[1])]
-        again = 0. if name == 'paper pets' else .25 # photographs: a fifth is put aside, of the same ones for each seed
-        if len(here): found[name] = differences(treatment, baseline, here[['arm', 'seed', 'error']], value='error', redivided=again, **kwargs)
+        if len(here): found[name] = differences(treatment, baseline, here[['arm', 'seed', 'error']], value='error', redivided=redivided(name), **kwargs)
     return found
 
 
@@ -267,7 +271,7 @@ def statistics_claims(where):
         found = {}
         for of in SETS:
             g = bodies[(bodies.arm == body) & (bodies['set'] == of)].set_index('seed')
-            if len(g): found[of] = differences(g.error, g.wrong_moved/g.total, redivided=0. if of == 'paper pets' else .25)
+            if len(g): found[of] = differences(g.error, g.wrong_moved/g.total, redivided=redivided(of))
         yield Claim(f'The same after a linear probe, with the body {body}', 'ours', where, found, plan=planned(5, 5))
 
 

@@ -9,6 +9,7 @@ import math
 import sys
 import time
 import warnings
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -42,19 +43,10 @@ def riddle():
     return riddle_run('as found', SEED)['error']
 
 
-def probe():
-    from ch5clf.recipe import linear_probe
-    from finetune_runs import Arms
-    arms = Arms('paper', SEED, None, 48)
-    learn = arms.begin()
-    linear_probe(learn)
-    return arms.row('linear probe', learn)['error']
-
-
-def recipe():
+def of_arc(arm, others=('head on features', 'features, then unfrozen', 'fine_tune', 'fine_tune, batch-norm held')):
+    "An arm of the probe's branch; the others are passed over as if they were recorded."
     from finetune_runs import Arms, arc
-    return next(r for r in arc(Arms('paper', SEED, None, 48), {'head on features', 'features, then unfrozen', 'fine_tune', 'fine_tune, batch-norm held'})
-                if r['arm'] == 'recipe')['error']
+    return next(r for r in arc(Arms('paper', SEED, None, 48), {*others}) if r['arm'] == arm)['error']
 
 
 def capacity():
@@ -70,14 +62,12 @@ def grown():
 def swept():
     from lr_finder import trained
     from lr_tasks import task
-    import fastai.callback.progress, fastai.callback.schedule  # noqa: E401, F401 (they add to Learner)
     return trained(task('digits CNN'), .1, SEED)['loss']
 
 
 def found():
     from lr_finder import ours
     from lr_tasks import task
-    import fastai.callback.progress, fastai.callback.schedule  # noqa: E401, F401 (they add to Learner)
     return math.log10(ours(task('digits CNN'), SEED)['best']['rate'])
 
 
@@ -86,8 +76,8 @@ EXPERIMENTS = {
     'swept': (swept, 'lr_sweep', dict(arm='digits CNN', rate=.1), 'loss'),
     'found': (found, 'lr_finder', dict(arm='ours: best', task='digits CNN'), 'log10 rate'),
     'cleaning': (cleaning, 'cleaning', dict(arm='paper pets: uniform 20%: logistic: as found'), 'error'),
-    'probe': (probe, 'finetune_arc', dict(set='paper pets', arm='linear probe', per_class=48), 'error'),
-    'recipe': (recipe, 'finetune_arc', dict(set='paper pets', arm='recipe', per_class=48), 'error'),
+    'probe': (partial(of_arc, 'linear probe'), 'finetune_arc', dict(set='paper pets', arm='linear probe', per_class=48), 'error'),
+    'recipe': (partial(of_arc, 'recipe'), 'finetune_arc', dict(set='paper pets', arm='recipe', per_class=48), 'error'),
     'baseline': (baseline, 'baseline', dict(arm='paper pets'), 'error'),
     'riddle': (riddle, 'riddle', dict(arm='as found'), 'error'),
     'presize': (presize, 'presize', dict(arm='paper pets: one interpolation'), 'error'),

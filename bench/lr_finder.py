@@ -353,7 +353,6 @@ def main():
     ask.add_argument('--finder', nargs='*', default=list(FINDERS))
     ask.add_argument('--seconds', type=float, default=200)
     a = ask.parse_args()
-    import fastai.callback.progress, fastai.callback.schedule  # noqa: F401 (they add to Learner)
     torch.set_num_threads(1)
     ends = time.perf_counter() + a.seconds
     for part in [p for p in a.part if p in PARTS]:

@@ -314,6 +314,7 @@ def wrong(out, target): return (out.argmax(-1) != target).float().mean()
 
 def learner(t, seed):
     "A fastai learner of a task, from this seed's weights (a pretrained start is one) and order."
+    import fastai.callback.progress, fastai.callback.schedule  # noqa: E401, F401 (they add to Learner)
     from ch5clf.callbacks import frozen_batchnorm
     from fastai.basics import Adam, DataLoader, DataLoaders, Learner, OptimWrapper, params, set_seed
     from fastai.callback.training import GradientClip
