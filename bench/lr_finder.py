@@ -7,7 +7,7 @@ Writes bench/results/lr_finder.md, and for the chapter ch5clf/runs/lr_finder.jso
 with pets_dev/ and clothing_dev/ (real photos, not in this repository). torch-lr-finder is wanted:
 pip install --no-deps torch-lr-finder. Lightning is not installed; its rule is written out in `lightning_rule`.
 """
-import argparse, contextlib, io, json, math, os, time, warnings
+import argparse, contextlib, io, json, math, time, warnings
 from functools import partial
 from pathlib import Path
 

@@ -21,7 +21,7 @@ from PIL import Image
 from ch5clf.data import pet_dls
 from ch5clf.pictures import open_picture, presized
 from ch5clf.places import versions
-from ch5clf.presize import draw_homographies, presize_store, warp
+from ch5clf.presize import draw_homographies, warp
 from fastai.vision.all import TensorImage, set_seed
 from fastai.vision.augment import apply_perspective, find_coeffs, flip_mat, rotate_mat, zoom_mat
 

@@ -65,7 +65,7 @@ def test_recorded_runs_say_where_they_come_from(file):
     data = json.loads(file.read_text(encoding='utf-8'))
     assert {'date', 'machine', 'versions', 'script'} <= set(data['made']) and len(data['about']) > 40
     assert (ROOT/'bench'/data['made']['script']).exists()
-    key = ['set', 'task', 'picture', 'per_class', 'arm', 'seed'] + ['rate']*(file.stem == 'lr_sweep')
+    key = ['set', 'task', 'picture', 'per_class', 'arm', 'seed'] + ['rate']*(file.stem in ('lr_sweep', 'smoother'))
     runs = [tuple(r.get(k) for k in key) for r in data['rows']]
     assert len(set(runs)) == len(runs) > 0, 'a run is there twice'
 

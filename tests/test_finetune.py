@@ -61,7 +61,7 @@ class Hypers(Callback):
 
 # --- two_step_fit ---
 
-@pytest.mark.parametrize('kwargs', [{}, dict(base_lr=.01), dict(freeze_epochs=2, lr_mult=10), dict(pct_start=.5, div=3.), dict(wd=.1, moms=(.9, .8, .9)), dict(cbs=frozen_batchnorm)], ids=str)
+@pytest.mark.parametrize('kwargs', [{}, dict(base_lr=.01), dict(freeze_epochs=2, lr_mult=10), dict(pct_start=.5, div=3.), dict(wd=.1, moms=(.9, .8, .9)), dict(cbs=frozen_batchnorm)], ids=' '.join)
 @pytest.mark.parametrize('opt', [None, SGD])
 def test_two_step_fit_is_fine_tune_bit_for_bit(kwargs, opt):
     ends = []
@@ -341,7 +341,7 @@ def test_direction_is_never_guessed(metric):
     with pytest.raises(ValueError, match='lower_is_better='): lower_better(metric)
 
 
-@pytest.mark.parametrize('metric, more_is_better', [(mse, False), (rmse, False), (mae, False), (R2Score(), True), (Perplexity(), False)], ids=lambda m: getattr(m, 'name', str(m)))
+@pytest.mark.parametrize('metric, more_is_better', [(mse, False), (rmse, False), (mae, False), (R2Score(), True), (Perplexity(), False)], ids=lambda m: getattr(m, 'name', getattr(m, '__name__', str(m))))
 def test_a_regression_that_gets_better_has_its_best_epoch_late(metric, more_is_better):
     g = torch.Generator().manual_seed(0)
     x = torch.randn(400, 8, generator=g)
