@@ -15,7 +15,7 @@ from pathlib import Path
 BENCH = Path(__file__).resolve().parent
 PHOTOS = '{photos}' # stands for DIR
 # step first: it wants a machine that has been quiet
-SHORT = [('step', '--write'), ('processes', '--write'), ('start', '--write'), ('loss',), ('costs', '--write'), ('pipeline',), ('precision',), ('fresh',), ('claims',)]
+SHORT = [('step', '--write'), ('processes', '--write'), ('start', '--write'), ('loss',), ('costs', '--write'), ('pipeline',), ('precision',), ('fresh',), ('goals',), ('claims',)]
 FULL = [SHORT[0], ('baseline', PHOTOS), ('data_runs', 'all', PHOTOS), ('deeper_runs', 'capacity', 'grow'),
         ('deeper_runs', 'photos', '--photos', PHOTOS), ('finetune_runs', '--photos', PHOTOS),
         ('lr_finder', '--photos', PHOTOS, '--seconds', '1e9'), *[('finetune', kind, '1-5', '--photos', PHOTOS) for kind in ('paper', 'pets', 'clothing')],

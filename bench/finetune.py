@@ -91,40 +91,50 @@ def judged(value, high, margin=0.):
 
 
 def share_of(ours, theirs, at_most, again):
-    "Ratio of the means, its range over seeds, and whether `ours` is at most so many times `theirs` (paired, Student's t)."
+    "Ratio of the means and its range over seeds, and whether `ours` is at most so many times `theirs` (paired, Student's t)."
     ours, theirs = ours.align(theirs)
-    d = differences(ours, theirs*at_most, unit='', redivided=again)
-    each = ours/theirs
-    return f'{ours.mean()/theirs.mean():.2f} ({each.min():.2f} to {each.max():.2f}), goal {at_most}', judged(d.mean, d.high) if d.n > 4 else 'not decided'
+    d, each = differences(ours, theirs*at_most, unit='', redivided=again), ours/theirs
+    return f'{ours.mean()/theirs.mean():.2f} ({each.min():.2f} to {each.max():.2f})', decided(d)
 
 
-def verdicts(of, runs):
-    "Lines of the goals' table for one set."
-    again = REDIVIDED[of]
-    mine = {arm: runs[runs.arm == arm].set_index('seed') for arm in ('linear probe', 'recipe')}
-    plain, still = chosen(runs, 'moving'), chosen(runs, 'held')
-    for goal, ours, theirs, name, margin, share in ((1, 'linear probe', plain, 'fine_tune', 2., .25), (3, 'recipe', still, 'fine_tune, batch-norm held', 0., 1.5)):
-        d = differences(mine[ours].error, theirs.error, redivided=again)
-        errors = judged(d.mean, d.high, margin) if d.n > 4 else 'not decided'
-        yield f'| {goal} | {of} | {ours} minus {name}: {d.text} | {errors} | {" | ".join(share_of(mine[ours].seconds, theirs.seconds, share, 0.))} |'
-    if of == 'paper pets': yield f'| 2 | {of} | recipe against fine_tune: {" | ".join(share_of(mine["recipe"].error, plain.error, .5, again))} | | |'
+def decided(d, margin=0.): return judged(d.mean, d.high, margin) if d.n > 4 else 'not decided'
+
+
+def sets():
+    "Runs of each set, whole seeds only."
+    runs = {of: complete(runs) for of, runs in pd.DataFrame(rows_of(RESULTS/'finetune.json')).groupby('set', sort=False)}
+    return {of: runs[of] for of in NAMES.values() if of in runs and len(runs[of])}
+
+
+def goals():
+    "Each goal on each set: what it says, the set, what came out, the verdict."
+    for of, runs in sets().items():
+        again, n = REDIVIDED[of], f'n = {runs.seed.nunique()}'
+        mine = {arm: runs[runs.arm == arm].set_index('seed') for arm in ('linear probe', 'recipe')}
+        plain, still = chosen(runs, 'moving'), chosen(runs, 'held')
+        for ours, theirs, name, margin, share in (('linear probe', plain, 'plain `fine_tune` at its best', 2., .25),
+                                                  ('recipe', still, '`fine_tune` with batch-norm held at its best', 0., 1.5)):
+            d = differences(mine[ours].error, theirs.error, redivided=again)
+            yield f'The {ours} makes {"no more" if margin else "fewer"} errors than {name}{f" (margin {margin:g} points)" if margin else ""}', of, d.text, decided(d, margin)
+            text, verdict = share_of(mine[ours].seconds, theirs.seconds, share, 0.)
+            yield f'The {ours} takes at most {share:g} of the processor time of {name}', of, f'{text} of it, {n}', verdict
+        if of != NAMES['paper']: continue
+        text, verdict = share_of(mine['recipe'].error, plain.error, .5, again)
+        yield 'The recipe makes at most half of the errors of plain `fine_tune` at its best', of, f'{text} of them, {n}', verdict
 
 
 def report():
     data = json.loads((RESULTS/'finetune.json').read_text(encoding='utf-8'))
-    made, lines = data['made'], ['# The recipe against `fine_tune`, each at its best', '', data['about'], '']
+    made, lines, told = data['made'], ['# The recipe against `fine_tune`, each at its best', '', data['about'], ''], sets()
     lines += [f'{made["date"]}, {made["machine"]}, torch {made["versions"]["torch"]}, fastai {made["versions"]["fastai"]}.', '', '## Goals', '',
-              '| goal | set | errors | verdict | time | verdict |', '| --- | --- | --- | --- | --- | --- |']
-    sets = {of: complete(runs) for of, runs in pd.DataFrame(data['rows']).groupby('set', sort=False)}
-    sets = {of: runs for of, runs in sets.items() if len(runs)}
-    for of, runs in sets.items(): lines += verdicts(of, runs)
-    for of, runs in sets.items():
+              '| goal | set | result | verdict |', '| --- | --- | --- | --- |', *(f'| {" | ".join(g)} |' for g in goals())]
+    for of, runs in told.items():
         lines += ['', f'## {of}: {runs.train.iloc[0]} training pictures, {runs.total.iloc[0]} test pictures, {runs.seed.nunique()} seeds', '',
                   '| arm | error, mean (range over seeds) | loss | seconds |', '| --- | --- | --- | --- |']
         shown = {arm: g for arm, g in runs.groupby('arm', sort=False)} | {'fine_tune, epochs by validation': chosen(runs, 'moving'),
                                                                          'fine_tune, batch-norm held, epochs by validation': chosen(runs, 'held')}
         lines += [f'| {arm} | {g.error.mean():.1%} ({g.error.min():.1%} to {g.error.max():.1%}) | {g.loss.mean():.3f} | {g.seconds.mean():.1f} |' for arm, g in shown.items()]
-    missing = [name for name in NAMES.values() if name not in sets]
+    missing = [name for name in NAMES.values() if name not in told]
     lines += ['', f'Not run to an end yet: {", ".join(missing)}.'] if missing else []
     (RESULTS/'finetune.md').write_text('\n'.join(lines) + '\n', encoding='utf-8')
     print('\n'.join(lines))

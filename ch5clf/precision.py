@@ -213,7 +213,8 @@ def mixed_precision(
     dtype=None, # torch.bfloat16 or torch.float16 to insist, torch.float32 to switch it off
 ) -> AutoPrecision: # also as `learn.auto_precision`
     """Mixed precision on the device at hand, which is told, with the reason: CUDA bfloat16 or float16, MPS float16,
-    CPU bfloat16 where it has the units, else float32.
+    CPU bfloat16 where it has the units, else float32. On the one CPU with units that we had, training everything
+    was 1.4 times as fast at 224 pixels, and no faster at 96 or 128.
 
     `ValueError` for a dtype that the device cannot do, and beside fastai's own `to_fp16`. Source: 04, section 6."""
     if any(isinstance(cb, MixedPrecision) for cb in learn.cbs):

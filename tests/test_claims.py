@@ -11,6 +11,7 @@ from ch5clf.lesson import differences
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT/'bench'))
 import claims
+import goals
 
 
 def claim(**values): return claims.Claim('a beats b', 'ours', 'somewhere', {name: differences(v, [0.]*len(v), unit='') for name, v in values.items()})
@@ -20,6 +21,18 @@ def test_the_page_is_what_the_runs_give():
     assert claims.PAGE.read_text(encoding='utf-8') == claims.page(), 'python3 start.py bench claims'
     assert claims.FRONT.read_text(encoding='utf-8') == claims.front(), 'python3 start.py bench claims'
     assert claims.verdicts().count('\n| ') == 2 + sum(line.startswith('| ') for line in claims.page().splitlines()) - 2*len(claims.CHAPTERS)
+
+
+def test_goals_are_what_the_tables_say():
+    assert goals.PAGE.read_text(encoding='utf-8') == goals.page(), 'python3 start.py bench goals'
+    for script in re.findall(r'\]\((.+?)\)', goals.page()): assert (goals.PAGE.parent/script).exists(), script
+
+
+def test_a_goal_says_met_missed_and_what_is_not_known():
+    verdicts = [goals.Goal('a', 'step', '1', met, 'because').verdict for met in (True, False, None, 'not decided')]
+    assert verdicts == ['met', 'missed', 'not measured', 'not decided']
+    slow = [dict(arm=arm, size=128, speedup=1.2, low=1., high=1.4) for arm in ('ours', 'channels-last')]
+    assert [g.met for g in goals.steps(slow)] == [False] and [g.met for g in goals.steps([dict(r, speedup=1.6) for r in slow])] == [True]
 
 
 @pytest.mark.parametrize('values, verdict', [
