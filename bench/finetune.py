@@ -94,7 +94,8 @@ def share_of(ours, theirs, at_most, again):
     "Ratio of the means and its range over seeds, and whether `ours` is at most so many times `theirs` (paired, Student's t)."
     ours, theirs = ours.align(theirs)
     d, each = differences(ours, theirs*at_most, unit='', redivided=again), ours/theirs
-    return f'{ours.mean()/theirs.mean():.2f} ({each.min():.2f} to {each.max():.2f})', decided(d)
+    spread = f' ({each.min():.2f} to {each.max():.2f})'*(d.n > 1)
+    return f'{ours.mean()/theirs.mean():.2f}{spread}', decided(d)
 
 
 def decided(d, margin=0.): return judged(d.mean, d.high, margin) if d.n > 4 else 'not decided'

@@ -1,7 +1,7 @@
 """Every goal of time, memory and error beside what was measured: `python bench/goals.py` writes bench/results/goals.md.
 
-The goals were fixed before measuring, in the docstrings of the scripts that measured. Nothing is measured here: the figures come from
-bench/results. A missed goal says by how much, and why as far as we know. The claims about learning stand in claims.md.
+Nothing is measured here: the figures come from bench/results. The goals were fixed before measuring, unless the line says that they were
+set later, when a first figure was known. A missed goal says by how much, and why as far as we know. The claims about learning stand in claims.md.
 """
 import argparse
 import json
@@ -58,6 +58,13 @@ def start(rows):
     yield Goal("`from ch5clf.data import *` at most 1.2 times fastai's own import", 'start', f'{ours:.2f}', ours <= 1.2)
 
 
+def threads(rows):
+    step = next(r for r in rows if (r['what'], r['arm']) == ('step', 'passive'))
+    yield Goal("Threads that wait as ours do: at most 1.05 times the default's time where the machine is alone", 'threads', f'{step["ratio0"]:.2f}', step['ratio0'] <= 1.05,
+               'sleeping costs a little where nobody else wants the core')
+    yield Goal('At most 2 times beside one busy process', 'threads', f'{step["ratio1"]:.2f}', step['ratio1'] <= 2)
+
+
 def pipeline(data):
     speed = {(r['presize'], r['size']): r for r in data['speed']}
     for sizes, least in (((160, 128), 8), ((460, 224), 10)):
@@ -66,17 +73,18 @@ def pipeline(data):
                    f'{r["faster"]} ({r["faster_range"][0]} to {r["faster_range"][1]})', r['faster'] >= least)
     ratios = [r['first_epoch_over_presizing'] for r in data['speed']]
     rate = data['speed'][0]['pictures_per_second']
-    yield Goal('A first epoch within 1.3 times of decoding and presizing alone', 'pipeline', f'{min(ratios):.2f} to {max(ratios):.2f}', max(ratios) <= 1.3,
+    yield Goal('A first epoch within 1.3 times of decoding and presizing alone (set later)', 'pipeline', f'{min(ratios):.2f} to {max(ratios):.2f}', max(ratios) <= 1.3,
                f'it also warps every picture, which alone adds {rate["decode and presize"]/rate["ours, later epochs"]:.2f} at 160 px, and it looks at labels and files')
     gains = [r['gain'] for r in data['quality']]
     yield Goal("At least 2 dB sharper than fastai's two steps", 'pipeline', f'{min(gains):.1f} to {max(gains):.1f} dB', min(gains) >= 2)
 
 
 def precision(data):
-    best = max(r['speedup'] for r in data['rows'] if r['arm'].startswith('bfloat16') and r['size'] == 224)
+    best = next(r for r in data['rows'] if r['arm'] == 'bfloat16' and r['size'] == 224)
     units = any(f in ('avx512_bf16', 'amx_bf16') for f in data['made']['flags'])
     yield Goal('bfloat16 at least 1.8 times as fast as float32: forward pass of the body at 224 px, where the CPU has units for it', 'precision',
-               f'{best:.2f}', best >= 1.8 if units else None)
+               f'{best["speedup"]:.2f} ({best["speedup_range"][0]:.2f} to {best["speedup_range"][1]:.2f})', best['speedup'] >= 1.8 if units else None,
+               'with channels-last as well it is faster, but those are two changes')
 
 
 def costs(rows):
@@ -89,7 +97,7 @@ def costs(rows):
 def headline(data):
     wrong = data['cv_by_parts']['10']
     share = sum(wrong)/len(wrong)/1110
-    yield Goal('37 breeds of real pets, learning on 999 photos: at most 6.5 % wrong, cross-validated', 'headline', f'{share:.2%}', share <= .065,
+    yield Goal('37 breeds of real pets, learning on 999 photos: at most 6.5 % wrong, cross-validated (set later; before it was 7 %)', 'headline', f'{share:.2%}', share <= .065,
                'mixtures of layers, views and heads that we tried gave no more beyond noise; ImageNet has seen pets')
     yield Goal('In 3 minutes of two cores', 'headline', f'{data["train_seconds"]:.0f} s', data['train_seconds'] <= 180)
 
@@ -117,7 +125,7 @@ def recipe(_):
     for goal, of, what, verdict in finetune.goals(): yield Goal(f'{goal} ({of})', 'finetune', what, {'met': True, 'refuted': False}.get(verdict, verdict))
 
 
-PARTS = {'course': lambda d: course(d['rounds']), 'start': lambda d: start(d['rows']), 'pipeline': pipeline, 'step': lambda d: steps(d['rows']), 'precision': precision,
+PARTS = {'course': lambda d: course(d['rounds']), 'start': lambda d: start(d['rows']), 'threads': lambda d: threads(d['rows']), 'pipeline': pipeline, 'step': lambda d: steps(d['rows']), 'precision': precision,
          'processes': lambda d: processes(d['rows']), 'costs': lambda d: costs(d['rows']), 'headline': headline, 'finetune': recipe}
 
 
