@@ -353,10 +353,7 @@ def test(args):
                 command = (program(python, 'nbdev_test'), '--path', nb, '--n_workers', '0')
                 failed += timed(nb.relative_to(ROOT).as_posix(), lambda: [nb.name] if run(*command, env=env) else [])
         quick = ['-m', 'not slow'] if args.quick else []
-        workers = min(4, os.cpu_count() or 1)
-        env['OMP_NUM_THREADS'] = str(max(1, (os.cpu_count() or 1) // workers))
-        side_by_side = ['-n', str(workers), '--dist', 'loadfile']
-        if not args.notebooks and run(python, '-m', 'pytest', '-q', 'tests', *side_by_side, *quick, env=env):
+        if not args.notebooks and run(python, '-m', 'pytest', '-q', 'tests', *quick, env=env):
             failed.append('tests/')
     print('start.py test: everything passed' if not failed else 'start.py test: FAILED: ' + ', '.join(failed))
     return bool(failed)
