@@ -58,7 +58,7 @@ def counts(rounds):
     for name in dict.fromkeys(r['lane'] for r in rounds):
         mine = [r for r in rounds if r['lane'] == name]
         row = next((i for i, r in enumerate(reversed(mine)) if failures(r)), len(mine))
-        yield f'{name}: {len(mine)} rounds of {len(mine[-1]["notebooks"])} notebooks, the last {row} in a row without a failure.'
+        yield f'{name}: {len(mine)} round{"s"*(len(mine) > 1)} of {len(mine[-1]["notebooks"])} notebooks, the last {row} in a row without a failure.'
         yield from (f'- {r["date"]}, {r["commit"]}: {", ".join(failures(r))} failed.' for r in mine if failures(r))
 
 
