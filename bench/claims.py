@@ -362,12 +362,12 @@ def epoch_claims(where):
     recipe = whole('finetune_arc').query("arm == 'recipe' and set == 'paper pets'").set_index('seed').error
     four = watched.index.intersection(recipe.index)
     stops = ', '.join(str(int(e)) for e in sorted(watched.stopped))
-    for text, who, better, worse in (
-            (f'The whole cycle of 8 epochs beats one stopped at the first rise of the validation loss (after {stops} epochs)', 'chapter', watched.error, at(watched.stopped)),
-            ('The test error goes on falling after the validation loss was lowest (only seeds in which something came after)', 'chapter', watched.error[later], at(lowest)[later]),
-            (f'A short whole cycle (2 epochs) beats a long one stopped early (after {stops} epochs: not the same number)', 'chapter', again[both], at(watched.stopped)[both]),
-            ('A whole cycle of 4 epochs beats the first 4 of 8 (thought of after the runs)', OURS_OF, recipe[four], at(pd.Series(4, four)))):
-        yield Claim(text, who, where, {'paper pets': differences(better, worse)} if len(better) else {}, plan=plan, registered=worse.equals(at(watched.stopped)) and better is watched.error)
+    for text, who, better, worse, before in (
+            (f'The whole cycle of 8 epochs beats one stopped at the first rise of the validation loss (after {stops} epochs)', 'chapter', watched.error, at(watched.stopped), True),
+            ('The test error goes on falling after the validation loss was lowest (only seeds in which something came after)', 'chapter', watched.error[later], at(lowest)[later], False),
+            (f'A short whole cycle (2 epochs) beats a long one stopped early (after {stops} epochs: not the same number)', 'chapter', again[both], at(watched.stopped)[both], False),
+            ('A whole cycle of 4 epochs beats the first 4 of 8 (thought of after the runs)', OURS_OF, recipe[four], at(pd.Series(4, four)), False)):
+        yield Claim(text, who, where, {'paper pets': differences(better, worse)} if len(better) else {}, plan=plan, registered=before)
 
 
 def statistics_claims(where):

@@ -53,12 +53,16 @@ def failures(r):
     return [name for name, one in r['notebooks'].items() if not one['passed']]
 
 
+def in_a_row(mine):
+    "How many of these rounds, counted back from the last, had no failure."
+    return next((i for i, r in enumerate(reversed(mine)) if failures(r)), len(mine))
+
+
 def counts(rounds):
     "A line for each lane: how many rounds, how many in a row without a failure up to the last."
     for name in dict.fromkeys(r['lane'] for r in rounds):
         mine = [r for r in rounds if r['lane'] == name]
-        row = next((i for i, r in enumerate(reversed(mine)) if failures(r)), len(mine))
-        yield f'{name}: {len(mine)} round{"s"*(len(mine) > 1)} of {len(mine[-1]["notebooks"])} notebooks, the last {row} in a row without a failure.'
+        yield f'{name}: {len(mine)} round{"s"*(len(mine) > 1)} of {len(mine[-1]["notebooks"])} notebooks, the last {in_a_row(mine)} in a row without a failure.'
         yield from (f'- {r["date"]}, {r["commit"]}: {", ".join(failures(r))} failed.' for r in mine if failures(r))
 
 

@@ -103,10 +103,10 @@ def headline(data):
 
 
 def course(rounds):
-    from course import BUDGETS, failures
+    from course import BUDGETS, in_a_row
     for name in dict.fromkeys(r['lane'] for r in rounds):
         mine = [r for r in rounds if r['lane'] == name]
-        row = next((i for i, r in enumerate(reversed(mine)) if failures(r)), len(mine))
+        row = in_a_row(mine)
         yield Goal(f'Ten rounds of all notebooks in a row without a failure, {name}', 'course', f'{row}', row >= 10, 'fewer were run; none failed' if row == len(mine) else '')
         alone = [r['notebooks'] for r in mine if not r['threads']]
         if not alone: continue
@@ -124,6 +124,8 @@ def course(rounds):
 def recipe(_):
     import finetune
     for goal, of, what, verdict in finetune.goals(): yield Goal(f'{goal} ({of})', 'finetune', what, {'met': True, 'refuted': False}.get(verdict, verdict))
+    run = finetune.sets()
+    yield from (Goal(f'The same goals on {of}', 'finetune', '', None) for of in finetune.NAMES.values() if of not in run)
 
 
 PARTS = {'course': lambda d: course(d['rounds']), 'start': lambda d: start(d['rows']), 'threads': lambda d: threads(d['rows']), 'pipeline': pipeline, 'step': lambda d: steps(d['rows']), 'precision': precision,
