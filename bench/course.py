@@ -5,7 +5,8 @@
 Each notebook runs in a fresh kernel, from its first cell to its last; what was drawn and presized before stays in the cache. Wall seconds,
 the kernel's start included, and the largest memory of the kernel. Budgets were fixed before measuring (two quiet cores): 00 240 s, 01 40 s,
 02 180 s, 03 360 s, 04 180 s, all others together 300 s; none over 3 GB; all of them under 22 minutes. A notebook that fails is named.
-`--threads 1` is for rounds beside other work: whether all pass counts, their times do not. `--write` adds the rounds to those of
+A kernel that dies before its first answer says nothing about
+the notebook (kernels that start at once can take each other's ports): it is started once more, and that is printed. `--threads 1` is for rounds beside other work: whether all pass counts, their times do not. `--write` adds the rounds to those of
 bench/results/course.json and makes course.md; run it again with another Python to see another lane (fastai's version). The goal is ten
 rounds in a row without a failure in each lane.
 """
@@ -31,7 +32,7 @@ def notebooks(names):
     return [p for p in found if not names or p.stem in names]
 
 
-def ran(notebook, tmp, threads):
+def ran(notebook, tmp, threads, again=True):
     "Seconds, MB, and did it pass?"
     env = os.environ | ({'OMP_NUM_THREADS': str(threads)} if threads else {}) | dict(CH5CLF_PROGRESS=str(tmp/'progress'), IN_TEST='1', PYTHONUTF8='1', PYTHONPATH=str(ROOT))
     command = [Path(sys.executable).with_name('jupyter'), 'execute', notebook, '--output', tmp/'out.ipynb']
@@ -39,6 +40,9 @@ def ran(notebook, tmp, threads):
     job = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     errors = job.stderr.read()
     _, status, used = os.wait4(job.pid, 0)
+    if status and again and 'Kernel died before replying' in errors:
+        print(f'{notebook.stem}: its kernel did not start; once more', flush=True)
+        return ran(notebook, tmp, threads, again=False)
     if status: print(errors[-1500:], file=sys.stderr)
     return dict(seconds=round(time.perf_counter() - start, 1), megabytes=round(used.ru_maxrss/1024), passed=not status)
 

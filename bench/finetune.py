@@ -71,7 +71,7 @@ def run(kind, seeds, photos, seconds):
         arms = Arms(kind, seed, photos, STEPS[kind][0] - VALID.get(kind, 0))
         for row in arms_of(arms, known):
             if row['arm'] in known: continue
-            keep(RESULTS/'finetune.json', {k: v for k, v in row.items() if 'bins' not in k}, ABOUT)
+            keep(RESULTS/'finetune.json', {k: v for k, v in row.items() if 'bins' not in k}, ABOUT, timed=True)
             print(f'{time.monotonic() - begun:.0f} s', {k: row[k] for k in ('set', 'seed', 'arm', 'wrong', 'total', 'seconds')}, flush=True)
 
 
@@ -130,7 +130,8 @@ def report():
     lines += [f'{made["date"]}, {made["machine"]}, torch {made["versions"]["torch"]}, fastai {made["versions"]["fastai"]}.', '', '## Goals', '',
               '| goal | set | result | verdict |', '| --- | --- | --- | --- |', *(f'| {" | ".join(g)} |' for g in goals())]
     for of, runs in told.items():
-        lines += ['', f'## {of}: {runs.train.iloc[0]} training pictures, {runs.total.iloc[0]} test pictures, {runs.seed.nunique()} seeds', '',
+        where = f' ({runs.machine.iloc[0]})' if 'machine' in runs and runs.machine.notna().all() else ''
+        lines += ['', f'## {of}: {runs.train.iloc[0]} training pictures, {runs.total.iloc[0]} test pictures, {runs.seed.nunique()} seeds{where}', '',
                   '| arm | error, mean (range over seeds) | loss | seconds |', '| --- | --- | --- | --- |']
         shown = {arm: g for arm, g in runs.groupby('arm', sort=False)} | {'fine_tune, epochs by validation': chosen(runs, 'moving'),
                                                                          'fine_tune, batch-norm held, epochs by validation': chosen(runs, 'held')}

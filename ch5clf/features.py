@@ -17,7 +17,7 @@ from numbers import Integral
 
 import torch
 from torch import nn
-from .callbacks import body_of
+from .callbacks import body_of, move_to_loaders
 from .places import quiet_imports
 from .restore import modes_kept
 
@@ -127,6 +127,7 @@ def feature_fit(
     `ValueError` for a model without body and head, for `views` below 1, and where the pictures do not fill one batch.
     Source: 03, section 6."""
     _check_feature_fit(learn, views)
+    move_to_loaders(learn) # else the head would train on a GPU, and the body stay behind
     looks = []
     with torch.random.fork_rng(devices=[]): # so that dropout draws what it would have drawn in the frozen stage
         for view in range(views):

@@ -25,6 +25,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 from . import pretrained
+from .callbacks import move_to_loaders
 from .places import quiet_imports
 from .restore import untouched
 
@@ -150,6 +151,7 @@ def training_memory(
 
     Tensors are counted, not what the allocator holds beside them. Frozen parts count as frozen.
     Source: 04, section 5."""
+    move_to_loaders(learn)
     with untouched(learn, copies='cpu'): # so that a GPU has as much room as in training
         batch = _batch_of(learn.dls.valid.one_batch(), bs or learn.dls.train.bs)
         if learn.opt is None: learn.create_opt()
@@ -282,8 +284,9 @@ def largest_batch(
     limit = len(learn.dls.train_ds) if limit is None else int(limit)
     if limit < 2:
         raise ValueError(f'limit={limit}: at least 2 pictures are needed, since batch-norm has no spread of one')
-    if trial is None: trial = _device(learn) == 'cuda'
+    if trial is None: trial = move_to_loaders(learn).type == 'cuda'
     if not trial: return _by_estimate(learn, limit)
+    move_to_loaders(learn)
     with untouched(learn, copies='cpu'): # so that a GPU has as much room as in training
         if learn.opt is None: learn.create_opt()
         return _by_trial(learn, learn.dls.valid.one_batch(), learn.dls.train.bs, limit)

@@ -20,7 +20,7 @@ from types import SimpleNamespace
 import torch
 import torch.nn.functional as F
 from torch import nn
-from .callbacks import body_of, frozen_batchnorm
+from .callbacks import body_of, frozen_batchnorm, move_to_loaders
 from .features import frozen_features
 from .places import quiet_imports
 from .pretrained import lite0
@@ -93,7 +93,7 @@ def linear_probe(
     Nothing is random. One pass over the training pictures, not augmented. `ValueError` for a model without body and
     head, and where there is not one class a picture. Source: 03, section 6."""
     body, n_out = body_of(learn.model), _check_classes(learn)
-    device = next(learn.model.parameters()).device
+    device = move_to_loaders(learn)
     with torch.random.fork_rng(devices=[]): # a learner that goes on has drawn nothing
         before = nn.Sequential(body, linear_head(1, n_out).to(device)) # cut before its layer with parameters
         until_here = SimpleNamespace(model=before, dls=learn.dls)

@@ -105,7 +105,7 @@ class About:
 # %% ../nbs/workshop/40_saved.ipynb #832eb565
 class ConcatPool(nn.Module):
     "Largest and mean activation of each channel: (n, c, h, w) -> (n, 2c, 1, 1), as fastai's `AdaptiveConcatPool2d`."
-    def forward(self, x): return torch.cat([F.adaptive_max_pool2d(x, 1), F.adaptive_avg_pool2d(x, 1)], 1)
+    def forward(self, x): return torch.cat([x.amax((2, 3), keepdim=True), F.adaptive_avg_pool2d(x, 1)], 1)
 
 class _MeanPool(nn.AdaptiveAvgPool2d):
     def __init__(self): super().__init__(1)

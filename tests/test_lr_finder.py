@@ -140,7 +140,7 @@ def look(o, seen=None):
     "Everything below an object, as plain values that can be compared."
     seen = {} if seen is None else seen
     if id(o) in seen: return 'seen'
-    if isinstance(o, torch.Tensor): return (o.dtype, o.requires_grad, o.detach().double().numpy().tobytes(), None if not o.is_leaf or o.grad is None else o.grad.double().numpy().tobytes())
+    if isinstance(o, torch.Tensor): return (o.dtype, o.requires_grad, o.detach().cpu().double().numpy().tobytes(), None if not o.is_leaf or o.grad is None else o.grad.cpu().double().numpy().tobytes())
     if isinstance(o, np.ndarray): return o.tobytes()
     if isinstance(o, random.Random): return o.getstate()
     if isinstance(o, torch.Generator): return o.get_state().numpy().tobytes()

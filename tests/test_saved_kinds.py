@@ -23,6 +23,8 @@ from drawn import loaders, three_breeds
 from fastai.vision.all import (BCEWithLogitsLossFlat, CategoryBlock, CrossEntropyLossFlat, DataBlock, ImageBlock, L1LossFlat, MultiCategoryBlock, Normalize, PointBlock,
                                RandomSplitter, RegressionBlock, Resize, accuracy_multi, imagenet_stats, set_seed, vision_learner)
 
+torch.backends.cudnn.allow_tf32 = False # else a GPU rounds factors to 10 bits
+
 
 @pytest.fixture(scope='module')
 def pictures(tmp_path_factory):
