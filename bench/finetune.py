@@ -1,6 +1,6 @@
 """The recipe against fastai's `fine_tune`, each at its best: `python bench/finetune.py SET SEEDS [--photos DIR] [--seconds 200]`, then `python bench/finetune.py report`.
 
-SET is paper, pets or clothing; SEEDS such as 1-10. Writes bench/results/finetune.json (a row for each run; what is there is not run again)
+SET is paper, pets or clothing; SEEDS such as 1-10. Writes ch5clf/runs/finetune_rivals.json (a row for each run; what is there is not run again)
 and, with `report`, bench/results/finetune.md. DIR holds pets_dev/images and clothing_dev/images (real photos, not in this repository).
 
 Arms: `fine_tune(epochs)` for 1, 3, 5 and 10 epochs, with batch-norm moving and with `frozen_batchnorm()`; the linear probe; the recipe
@@ -30,6 +30,7 @@ from ch5clf.lesson import differences
 from ch5clf.recipe import linear_probe, unfrozen_fit
 
 RESULTS = Path(__file__).resolve().parent/'results'
+RUNS = RESULTS.parents[1]/'ch5clf'/'runs'/'finetune_rivals.json'
 EPOCHS, VALID = (1, 3, 5, 10), dict(pets=4, clothing=10) # validation photos of each class, taken from the training photos
 # test over training pictures, where each seed divides the same photographs anew
 REDIVIDED = {NAMES[k]: HELD_OUT[k]/(STEPS[k][0] - n) for k, n in VALID.items()} | {NAMES['paper']: 0.}
@@ -66,12 +67,12 @@ def run(kind, seeds, photos, seconds):
     finetune_runs.files_of, begun = with_validation, time.monotonic()
     for seed in seeds:
         if time.monotonic() - begun > seconds: return
-        known = {r['arm'] for r in rows_of(RESULTS/'finetune.json') if (r['set'], r['seed']) == (NAMES[kind], seed)}
+        known = {r['arm'] for r in rows_of(RUNS) if (r['set'], r['seed']) == (NAMES[kind], seed)}
         if len(known) == 2 + 2*len(EPOCHS): continue
         arms = Arms(kind, seed, photos, STEPS[kind][0] - VALID.get(kind, 0))
         for row in arms_of(arms, known):
             if row['arm'] in known: continue
-            keep(RESULTS/'finetune.json', {k: v for k, v in row.items() if 'bins' not in k}, ABOUT, timed=True)
+            keep(RUNS, {k: v for k, v in row.items() if 'bins' not in k}, ABOUT, timed=True)
             print(f'{time.monotonic() - begun:.0f} s', {k: row[k] for k in ('set', 'seed', 'arm', 'wrong', 'total', 'seconds')}, flush=True)
 
 
@@ -103,7 +104,7 @@ def decided(d, margin=0.): return judged(d.mean, d.high, margin) if d.n > 4 else
 
 def sets():
     "Runs of each set, whole seeds only."
-    runs = {of: complete(runs) for of, runs in pd.DataFrame(rows_of(RESULTS/'finetune.json')).groupby('set', sort=False)}
+    runs = {of: complete(runs) for of, runs in pd.DataFrame(rows_of(RUNS)).groupby('set', sort=False)}
     return {of: runs[of] for of in NAMES.values() if of in runs and len(runs[of])}
 
 
@@ -125,7 +126,7 @@ def goals():
 
 
 def report():
-    data = json.loads((RESULTS/'finetune.json').read_text(encoding='utf-8'))
+    data = json.loads(RUNS.read_text(encoding='utf-8'))
     made, lines, told = data['made'], ['# The recipe against `fine_tune`, each at its best', '', data['about'], ''], sets()
     lines += [f'{made["date"]}, {made["machine"]}, torch {made["versions"]["torch"]}, fastai {made["versions"]["fastai"]}.', '', '## Goals', '',
               '| goal | set | result | verdict |', '| --- | --- | --- | --- |', *(f'| {" | ".join(g)} |' for g in goals())]
