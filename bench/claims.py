@@ -469,9 +469,9 @@ A claim *holds* on a set where the interval lies below zero (for "no worse": bel
   else, the verdict says so. *Regret* is validation loss above the lowest of such a sweep.
 - *Registered*: the script said it before its runs, and it stands here whatever came out. Some scripts were stricter and called a claim
   refuted where its interval only reaches zero; here that is *not decided*.
-- Most runs were made on a CPU. A GPU (NVIDIA H100, float32) made seeds 6 to 10 of paper pets among the runs of 03, the sixteen cells of
-  photographs, and all runs with 300 pictures a class; their rows name it. The means of seeds 1 to 5 and 6 to 10 of those six
-  arms differ by at most 1.1 points.
+- Most runs were made on a CPU. A GPU (NVIDIA H100, float32) made seeds 6 to 10 of the six arms of 03 on paper pets, the sixteen cells of
+  photographs, and all runs with 300 pictures a class; their rows or files name it. The means of seeds 1 to 5 and 6 to 10 of those
+  six arms differ by at most 1.2 points.
 - {n} differences stand here, {few} of them of fewer than five pairs, and nothing is corrected for their number. Where nothing is true, about
   one in twenty is decided by chance. Trust those with few pairs, and with a bound near zero, least.
 - A verdict is about these sets and this body (EfficientNet-Lite0 at 128 pixels unless the row says otherwise), not about all.

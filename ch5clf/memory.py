@@ -284,9 +284,9 @@ def largest_batch(
     limit = len(learn.dls.train_ds) if limit is None else int(limit)
     if limit < 2:
         raise ValueError(f'limit={limit}: at least 2 pictures are needed, since batch-norm has no spread of one')
-    if trial is None: trial = move_to_loaders(learn).type == 'cuda'
+    device = move_to_loaders(learn)
+    if trial is None: trial = device.type == 'cuda'
     if not trial: return _by_estimate(learn, limit)
-    move_to_loaders(learn)
     with untouched(learn, copies='cpu'): # so that a GPU has as much room as in training
         if learn.opt is None: learn.create_opt()
         return _by_trial(learn, learn.dls.valid.one_batch(), learn.dls.train.bs, limit)
