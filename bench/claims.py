@@ -317,12 +317,12 @@ def fine_tuning_claims():
                 note=f'**so far: {FAILS if not means else HOLDS if apart else UNDECIDED}**: ' + ', '.join(f'{d.mean:+.1f}' for d in order).replace('-', '−')
                 + f' points, intervals {"apart" if apart else "not apart"}')
     yield from suspects(arc, where.format(5))
-    yield from many_claims(where.format(8))
+    yield from many_claims("[an aside](../../nbs/asides/after_the_case.ipynb)")
     runs = pd.concat([arc[arc.arm == 'recipe'], whole('finetune_rates')])
     for rate in ('0.001', '0.003'):
         yield Claim(f'A slice beats one rate of {rate} for all layers (in the recipe)', OURS_OF, where.format(6), on_sets(runs, 'recipe', f'one rate of {rate}'), plan=planned(10, 5), registered=True)
     yield from epoch_claims(where.format(7))
-    yield from statistics_claims(where.format(5))
+    yield from statistics_claims("[an aside](../../nbs/asides/sixteen_cells.ipynb)")
 
 
 def suspects(arc, where):

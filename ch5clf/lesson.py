@@ -384,6 +384,7 @@ def record(
 
 def recorded(
     name:str, # such as 'baseline'
+    paired=False, # keep only the seeds (of one set and one number of pictures) in which every arm was run
 ) -> pd.DataFrame: # a row for each run; `.attrs` has `about` and `made`
     "Runs that were recorded beforehand. `FileNotFoundError` names those that exist."
     folder = resources.files('ch5clf')/'runs'
@@ -394,4 +395,6 @@ def recorded(
     data = json.loads(file.read_text(encoding='utf-8'))
     frame = pd.DataFrame(data['rows'])
     frame.attrs.update(about=data['about'], made=data['made'])
-    return frame
+    if not paired: return frame
+    arms = frame.groupby([c for c in ('set', 'per_class', 'seed') if c in frame]).arm.transform('nunique')
+    return frame[arms == frame.arm.nunique()]
