@@ -208,13 +208,14 @@ class ChooseAll(Choice):
 class Ordering(Choice):
     "Options to put in order, named by letters, numbers or their own words."
     form = 'order'
-    how = say('Answer with the letters in order, such as b a c.', '글자를 b a c처럼 순서대로 적어 주세요.')
     def __init__(self,
         options:list[dict], # sayings, shown as a, b, c ... in this (mixed) order
         right:str, # the letters in the right order
         why:dict|None=None, # a wrong order of letters -> saying: its feedback
     ):
         super().__init__(options, right, why)
+        self.how = say(f'Answer with all {len(options)} letters in order, spaces between them.',
+                       f'글자 {len(options)}개를 순서대로, 사이를 띄어 적어 주세요.')
     def reads(self, answer) -> bool:
         "Is `answer` a list of options?"
         if isinstance(answer, str) and keyboard_slip(answer[:400]): return True
