@@ -140,6 +140,7 @@ CHAPTERS = [p for p in LESSONS if re.match(r'0[0-4]_', p.name)]
 MODULES = sorted(p for p in (ROOT/'ch5clf').glob('*.py') if not p.name.startswith('_'))
 CELL_LINES, CELL_COLUMNS, CHAPTER_LINES = 20, 100, 165
 LONG_LINE, LONG_SHARE = 120, .03
+CHAPTER_WORDS, SENTENCE_WORDS = 2800, 35
 
 
 def code_cells(nb):
@@ -173,6 +174,25 @@ def test_cells_of_lessons_are_short(nb):
                 if len(line) > CELL_COLUMNS:
                     yield f'{nb.name} cell {i}: {len(line)} columns (limit {CELL_COLUMNS}): {line.strip()[:60]}'
     faults(found(), 'split the cell, name a step, or move what is not the lesson to a room of nbs/workshop')
+
+
+def prose(nb):
+    "The English words of a notebook's text, exercises and solutions included; no code, formulas, tables or addresses."
+    cells = json.loads(nb.read_text(encoding='utf-8'))['cells']
+    text = '\n\n'.join(''.join(c['source']) for c in cells if c['cell_type'] == 'markdown')
+    for gone in (r'```.*?```', r'\$\$.*?\$\$', r'(?m)^\|.*$', r'(?<=\])\([^)]*\)', r'<[^>]*>'): text = re.sub(gone, '', text, flags=re.S)
+    return text
+
+
+@pytest.mark.parametrize('nb', CHAPTERS, ids=lambda p: p.stem)
+def test_chapters_are_read_in_an_evening(nb):
+    text = prose(nb)
+    words = len(re.findall(r"[A-Za-z][A-Za-z'’-]*|\d[\d.,]*", text))
+    assert words <= CHAPTER_WORDS, (f'{nb.name} has {words} words (limit {CHAPTER_WORDS}). Remedy: leave out what its outputs show, '
+                                    'and move what is not its story to nbs/asides')
+    sentences = re.split(r'(?<=[.!?:])(?:\*\*)?\s+|\n\n|\n[-*#>]', text)
+    faults([f'{nb.name}: {s.strip()[:80]}' for s in sentences if len(s.split()) > SENTENCE_WORDS],
+           f'at most 25 words is the rule of a sentence, {SENTENCE_WORDS} its limit: make two of it')
 
 
 @pytest.mark.parametrize('nb', CHAPTERS, ids=lambda p: p.stem)
