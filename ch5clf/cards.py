@@ -380,7 +380,10 @@ class Question:
     def _repr_html_(self):
         lang = language()
         call = f'<pre style="margin:.4em 0">{html.escape(self._call(lang))}</pre>'
-        return framed(self._prompt_html(lang) + self.picture() + call)
+        # drawn in letters: of an SVG, JupyterLab leaves only the labels in a notebook that has not been run
+        drawn = html.escape(self._kind.text())
+        drawn = drawn and f'<pre style="margin:.4em 0; line-height:1.2">{drawn}</pre>'
+        return framed(self._prompt_html(lang) + drawn + call)
     def _prompt_html(self, l):
         options = [f'{chr(97 + i)}) {as_html(o[l])}' for i, o in enumerate(self._kind.options)]
         listed = '<br>'.join([*options, *map(as_html, self._sentences(l))])

@@ -433,6 +433,8 @@ def test_a_question_shows_itself_in_one_language_and_without_widgets(monkeypatch
             assert set(bundle) == {'text/plain', 'text/html'}
             assert as_html(q.topic[lang]) in bundle['text/html'] and q.id in bundle['text/html']
             assert "check('…')" in html.unescape(bundle['text/html']) or '%%answer' in bundle['text/html']
+            assert '<svg' not in bundle['text/html'] # a notebook that was not run yet would show the labels alone
+    assert '█' in questions['q16b']._repr_html_() and '<svg' in questions['q16b'].picture()
 
 
 def test_a_card_of_every_question():
