@@ -187,7 +187,7 @@ def _count_myriads(m):
     return str(sum(float((m[i] or '0').replace(',', ''))*f for i, f in parts))
 
 _LATEX = ((r'\\(?:left|right|mathrm|text|operatorname|,|;|!)', ''),
-          (r'\\[dt]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}', r'(\1)/(\2)'),
+          (r'\\[dt]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}', r'((\1)/(\2))'), (r'\\(?:log|ln)_e\b', 'ln'),
           (r'\\sqrt\s*\{([^{}]*)\}', r'sqrt(\1)'), (r'\\(?:times|cdot)\s?', '*'), (r'\\%', '%'),
           (r'\\pm\s?|±|\+/-|\+-', ''),
           (r'\\(?=log|ln|exp|approx|pi)', ''), (r'\$', ''), (r'(?<=[a-z])\{([^{}]*)\}', r'(\1)'))
@@ -200,6 +200,8 @@ def tidy(text:str) -> str:
     text = unicodedata.normalize('NFKC', text)
     for minus in '−‐‑‒﹣': text = text.replace(minus, '-')
     text = re.sub(r'10의\s*([-+]?\d+)\s*(?:승|제곱)', r'10^\1', text)
+    text = re.sub(r'(?:^|(?<=[,;(\[]))(\s*)minus\s+(?=[\d.])', r'\1-', text, flags=re.I)
+    text = re.sub(r'(?<=\de)[–—](?=\d)', '-', text)
     text = _myriads.sub(_count_myriads, text)
     return re.sub(r'(?<![\w)])[–—](?=\s?\d|\.\d|\s?log|\s?ln|\s?\()', '-', text)
 
@@ -374,10 +376,11 @@ def letters_in(
     named = lambda signs: {c: chr(97 + i) for i, c in enumerate(signs[:n])}
     names = named('abcdefgh') | named('12345678') | named('ㄱㄴㄷㄹㅁㅂㅅㅇ') | named('ᄀᄂᄃᄅᄆᄇᄉᄋ')
     syllables = named('가나다라마바사아')
-    bare = re.sub(r'[\s,.)→>\-]', '', text)
+    bare = re.sub(r'[\s,.)→>\-!?]', '', text)
     once = lambda letters: letters and len(set(letters)) == len(letters)
     if once(bare) and all(c in syllables for c in bare): return [syllables[c] for c in bare]
-    if once(text) and all(c in names and not c.isdigit() for c in text): return [names[c] for c in text]
+    of_one_kind = bare.isdigit() or not any(c.isdigit() for c in bare)
+    if once(bare) and of_one_kind and all(c in names for c in bare) and not re.search(r'\d[.,]\d', text): return [names[c] for c in bare]
     return [names[w] for w in rest] if rest and len(rest) <= 2*n and all(w in names for w in rest) else None
 
 # %% ../nbs/workshop/30_answers.ipynb #99638795

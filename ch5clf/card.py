@@ -88,7 +88,8 @@ class Form:
     def answer(self):
         "What stands in the fields; for slots a dict, or the text where that is new."
         form, values = self.kind.form, [f.value for f in self.fields.values()]
-        if self.text is not None and self.text.value.strip() and self.text.value != self.checked:
+        new = form != 'slots' or self.text is not None and self.text.value != self.checked
+        if self.text is not None and self.text.value.strip() and new:
             self.checked = self.text.value
             return self.text.value
         if form == 'all': return [c for c, f in self.fields.items() if f.value] or None
@@ -96,11 +97,15 @@ class Form:
         if form == 'numbers': return ', '.join(v.strip() for v in values).strip(' ,') or None
         if form == 'slots': return {n: f.value for n, f in self.fields.items() if f.value} or None
         return values[0] if values else None
+    def take(self, other):
+        "What stands in the same form in another language."
+        for name, field in other.fields.items(): self.fields[name].value = field.value
+        if self.text is not None: self.text.value, self.checked = other.text.value, other.checked
     def fill(self, answer):
         "Put a known answer into the fields."
         if isinstance(answer, dict):
             for name, value in answer.items():
-                if name in self.fields and value: self.fields[name].value = value
+                if name in self.fields: self.fields[name].value = value or ''
         elif self.kind.form == 'choice': self.fields['one'].value = answer
         elif self.kind.form == 'all':
             for c in answer: self.fields[c].value = True
@@ -160,13 +165,18 @@ class Card:
         choose_language(lang)
         self.question.remember_language(lang)
         self.shown = self.result.in_language(lang)._repr_html_() if self.result else ''
+        old, sure = self.form, self.sure.layout.display
         self._build(lang)
+        self.form.take(old)
+        self.sure.layout.display = sure
     def _show(self, said):
         self.reply.value = f'<div role="status" aria-live="polite">{said._repr_html_()}</div>'
     def _check(self):
         answer = self.form.answer()
         self._said(self.question.check(answer, lang=self.lang))
-    def _confirm(self): self._said(self.result.confirm())
+    def _confirm(self):
+        "What stands in the fields is meant: the reader may have set right what was misread."
+        self._said(self.question.choose(self.lang, **{n: f.value for n, f in self.form.fields.items()}))
     def _said(self, result):
         self.result = result
         if any(result.read.values()): self.form.fill(result.read)

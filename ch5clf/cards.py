@@ -192,7 +192,8 @@ class Question:
             except Exception as e: verdict = _fault(e, self.id)
         kept = {n: o for n, o in verdict.read.items() if o}
         if verdict.state == 'right': self._heard = {}
-        elif kind is None: self._heard = {} if isinstance(given, dict) else kept
+        elif kind is not None: self._heard = kept or self._heard
+        else: self._heard = {} if isinstance(given, dict) else kept
         if kind is None or not verdict.read: self._last = given, verdict
         else: self._last = kept, verdict
         if verdict.state not in ('not attempted', 'wrong type') and not isinstance(verdict, Fault):
@@ -584,7 +585,8 @@ class Bank:
         try: question = self[id]
         except KeyError as e: return Note(e.args[0])
         code = question._kind.code
-        if code is None: return question.check(cell.strip('\n'), lang=lang)
+        if code is None: # a comment is no answer
+            return question.check(re.sub(r'(?m)^[ \t]*#.*\n?', '', cell).strip('\n'), lang=lang)
         if not_attempted(cell.strip()) or _stub.fullmatch(cell.strip()): return question.check(None, lang=lang)
         return question.check(defined(cell, code.name), lang=lang)
 
@@ -638,9 +640,11 @@ def _ask_slots(question, lang):
     for name, slot in question._kind.slotted.names.items():
         print(wrapped(slot.says[lang].replace('{}', '…')))
         for i, o in enumerate(slot.options, 1): print(wrapped(f'  {i}) {o.says[lang]}'))
-        typed = input('# ').strip()
-        if typed.isdigit() and 1 <= int(typed) <= len(slot.options): chosen[name] = slot.options[int(typed) - 1].key
-        elif _commands.get(typed.lower()) == 'quit': return None
+        while typed := unicodedata.normalize('NFKC', input('# ')).strip():
+            if _commands.get(typed.lower()) == 'quit': return None
+            chosen[name] = question._kind.slotted.option(slot, int(typed) if typed.isascii() and typed.isdigit() else typed)
+            if chosen[name]: break
+            print(say(f'One of the numbers 1 to {len(slot.options)}, please.', f'1부터 {len(slot.options)}까지의 번호로 골라 주세요.')[lang])
     return question.choose(lang, **chosen)
 
 def _answered(question, line, lang):

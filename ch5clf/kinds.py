@@ -141,7 +141,7 @@ class Choice(Kind):
         if isinstance(answer, bool) or not isinstance(answer, (str, int)): return None
         if isinstance(answer, str) or 0 < answer <= n:
             if (letters := letters_in(str(answer), n)) is not None: return letters
-        words = squash(re.sub(r'^\s*\(?[a-h][).:]\s*(?=\S{3})', '', str(answer)))
+        words = squash(re.sub(r'^\s*\(?[a-h][).:]\s*(?=\S)', '', str(answer)))
         hits = [_letter(i) for i, o in enumerate(self.options) if words and words in map(squash, o.values())]
         return hits or self._begins(str(answer)) or self._several(str(answer))
     def _begins(self, text):
@@ -254,6 +254,9 @@ _place_marks = re.compile( # 'group 1:', '2번째는', '1.' before a number: whe
 _looks_computed = re.compile(r'\d\s*(?:\*\*?|×|\^)\s*[\d(]|\b(?:log|ln|exp|sqrt)\d*\s*\(|√|로그|루트|'
                              r'의\s*-?[\d.]+\s*(?:승|제곱)', re.I)
 
+_DENIED_NUMBER = re.compile(r"(?:\bnot|n't|\bnever)\s+(?:about\s+|equal to\s+)?-?[\d.]|"
+                            r"\d\s*[a-z%]{0,4}\s*[은는이가]?\s*(?:아니|아닙|아닌|말고|틀렸)|\d\s*[a-z%]{0,4}\s+(?:is|are) (?:not|wrong|false)")
+
 def _values(values): return values() if callable(values) else values
 
 class Numbers(Kind):
@@ -280,6 +283,7 @@ class Numbers(Kind):
         "Right when all are within tolerance; else a known mistake, or which of them are right."
         want, n = _values(self._want), len(self.names)
         readings = [self._bare(r) for r in self._readings(answer)]
+        if isinstance(answer, str) and _DENIED_NUMBER.search(tidy(answer[:2000]).lower()): readings = []
         if not readings: return _wrong_type(
             'A number, please.' if n == 1 else f'{n} numbers in order, please.',
             '숫자 하나로 답해 주세요.' if n == 1 else f'숫자 {n}개를 차례대로 적어 주세요.')
@@ -306,7 +310,9 @@ class Numbers(Kind):
         n = len(self.names)
         if len(reading) <= n: return reading
         repeated = all(any(close(o, g, 1e-6) for g in self._given) for o in reading[:-n])
-        return reading[-n:] if repeated else reading
+        if repeated: return reading[-n:]
+        apart = [o for i, o in enumerate(reading) if not any(close(o, e, *self._tol) for e in reading[:i])]
+        return apart if len(apart) == n else reading # one value, said twice: in per cent and as a share, in MB and MiB
     def _hits(self, reading, values): return [close(a, b, *self._tol) for a, b in zip(reading, values)]
     def _known(self, readings):
         "The reply to a mistake that we know, or None."
@@ -494,7 +500,7 @@ def _thrown_together(text, mentions, own):
 
 # %% ../nbs/workshop/34_kinds.ipynb #982428a9
 _TURNED = re.compile(r'\bafter\b|\bon top of\b|\bof\b|\bappl\w+ to\b|\bfrom\b|\bon\b|\btakes\b|\((?!\s*\))|\bfollows\b|'
-                     r'\bpreceded by\b|전에|앞서|이전|^ ?(?:의 )?앞에')
+                     r'\bpreceded by\b|<-|←|⟵|전에|앞서|이전|^ ?(?:의 )?앞에')
 _SECOND_IS_FIRST = re.compile(r'^\s*(가|이|를|을|는|은)?\s*(먼저|first)|^\s*(의 (출력|결과)|다음|뒤|후에|이후|결과)')
 _ORDER_TOLD = re.compile(r'\bthen\b|\bbefore\b|followed by|\bfirst\b|->|→|⟶|다음|후|뒤|나서|먼저|차례|순서|이어|거쳐')
 
@@ -505,6 +511,18 @@ def _turn(text, x, y, first):
                   or re.search(r'\bbefore\s+$', before) or re.search(r'먼저\s*$|\bfirst\s+$', between))
     if (x[2] == first) != turned: return 0
     return 2 if turned or _ORDER_TOLD.search(between + before) else 1
+
+_EITHER = re.compile(r'\bor\b|또는|혹은|아니면')
+_PLACES = {'1': 1, '2': 2, '3': 3, '첫': 1, '두': 2, '둘': 2, '세': 3, '셋': 3}
+
+def _numbered(text, mentions):
+    "The mentions in the order that numbers beside them give ('2. a 1. b', 'a 두 번째'); as they stand, where one has none."
+    places = []
+    for start, end, *_ in mentions:
+        told = re.search(r'([123])[.)]\s*$', text[:start]) or re.match(r'[\s은는이가:]*(첫|두|둘|세|셋|[123])\s?(?:번째|째)', text[end:])
+        places.append(_PLACES[told[1]] if told else 0)
+    if 0 in places or len(set(places)) < len(places): return mentions
+    return [m for _, m in sorted(zip(places, mentions))]
 
 def _backwards(text, mentions):
     "0: in order; 1: written the other way round; 2: said to be the other way round."
@@ -611,7 +629,8 @@ class Names(Kind):
         "All names are there, and no wrong one: now the order, and whether it is more than a heap of words."
         called = re.match(r'[\w.]{1,40}\([\w.]{1,40}\(', text) # one function called on another: no heap of words
         if not listed and not called and _thrown_together(text, mentions, self._own): return self._unclear()
-        if not self._ordered or not _backwards(text, yes): return _right()
+        if self._ordered and _EITHER.search(text[yes[0][1]:yes[-1][0]]): return self._unclear()
+        if not self._ordered or not _backwards(text, _numbered(text, yes)): return _right()
         return Judgement('partly', .5, join(ALMOST, say(
             'The names are right. Now look at their order: which one works on the output of the other?',
             '이름은 맞았어요. 이제 순서를 보세요. 어느 쪽이 다른 쪽의 출력을 받나요?')))
@@ -713,7 +732,7 @@ class Slots(Kind):
         read = {n: None for n in self.names}
         for name, given in chosen.items():
             if name not in read: return self._unknown(name)
-            read[name] = self._option(self.names[name], given)
+            read[name] = self.option(self.names[name], given)
             if read[name] is None and given not in (None, ''): return self._unknown(name, given)
         if not any(read.values()):
             return self.ask(read) if chosen else Judgement('not attempted', 0, NO_ANSWER, read=read)
@@ -739,7 +758,7 @@ class Slots(Kind):
                 else: off.append((slot.sentence(key), slot[key].why))
                 seen.add(key)
         return good, off, left
-    def _option(self, slot, given):
+    def option(self, slot, given):
         "The key of an option, from its key, its words, its letter or its number."
         if type(given) is int and 1 <= given <= len(slot.options): return slot.options[given - 1].key
         if not isinstance(given, str): return None
@@ -943,6 +962,8 @@ class Source(Kind):
         return Judgement('wrong', 0, say(lines('en'), lines('ko')))
 
 # %% ../nbs/workshop/34_kinds.ipynb #4ea9265f
+_KEYS = str.maketrans('₩￦＼“”‘’', '\\\\\\""\'\'') # a Korean keyboard shows the backslash as won; editors curl quotes
+
 class Pattern(Kind):
     "A regular expression whose first group must give the right part of hidden names."
     how = say('Answer with a regular expression; its first group is what it finds.',
@@ -959,8 +980,8 @@ class Pattern(Kind):
         "Runs the pattern on the hidden names and shows the first that fails."
         if not isinstance(answer, str): return _wrong_type(
             'A regular expression as text, please.', '정규 표현식을 문자열로 적어 주세요.')
-        text = answer.strip()
-        if m := re.fullmatch(r"""r?(["'`])(.*)\1""", text, re.S): text = m[2]
+        text = answer.strip().translate(_KEYS)
+        while m := re.fullmatch(r"""r?(["'`])(.*)\1""", text, re.S): text = m[2]
         if re.search(r'\bre\.\w+\(|\bdef \w+\(|\bimport re\b', text): return _wrong_type(
             'Only the pattern, please, without the call around it.', '함수 호출은 빼고 패턴만 적어 주세요.')
         if not 0 < len(text) <= 300: return _wrong_type(

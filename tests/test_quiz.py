@@ -736,3 +736,72 @@ def test_a_slip_in_a_table_names_its_row():
     r = questions['q13'].check([[3.0, .22], [.51, .04], [9.97, .74]], lang='en')
     assert r.state == 'partly' and 'Look at row 2. Is it rounded right?' in r.message
     assert '3행을 다시 보세요.' in questions['q13'].check([[3.0, .22], [.5, .04], [8.97, .74]], lang='ko').message
+
+
+# ---------------------------------------------------------------- found by a hunt through every question
+@pytest.mark.parametrize('id, answer', [
+    ('m05', '38.5 MB (36.8 MiB)'), ('m02', '78% (0.78)'), ('m01', r'-\ln\frac{1}{12}'), ('m01', r'$\log_e 12$'),
+    ('x02', 'minus 0.8, 0.1, 0.7'), ('q20b', '1e–5, 1e–4, 1e–3'), ('q02', '^(.+)_₩d+₩.jpg$'), ('q02a', '(￦d+)'),
+    ('q02', '`"^(.+)_\\d+\\.jpg$"`'), ('q10', '1. log_softmax 2. nll_loss'), ('q10', 'nll_loss second, log_softmax first')])
+def test_one_value_said_twice_and_the_keys_of_a_korean_keyboard(id, answer):
+    assert questions[id].check(answer).state == 'right', questions[id].check(answer)
+
+
+@pytest.mark.parametrize('id, answer', [
+    ('q22', 'it is false that resnet101 has more layers than resnet50'), ('q22', 'resnet101이 레이어가 더 많아요. 이 말은 거짓이에요'),
+    ('q10', 'log_softmax <- nll_loss'), ('q10', '2. log_softmax 1. nll_loss'), ('q10', 'log_softmax 두번째 nll_loss 첫번째'),
+    ('q10', 'log_softmax or nll_loss'), ('q10', 'log_softmax, nll_loss 반대로'), ('q07', 'show_batch 빼고'), ('q07', 'wrong: show_batch'),
+    ('m01', 'not 2.48'), ('m01', '2.48은 아니에요'), ('m05', '38.5 MB가 아니에요')])
+def test_what_denies_or_turns_a_whole_answer_is_not_right(id, answer):
+    assert not questions[id].check(answer).ok
+
+
+def test_a_reader_who_denies_a_sentence_is_asked():
+    said = [s for s in ('It is false that {}', '{}, which is untrue', 'I doubt that {}', '{} 이 말은 거짓이에요', '거꾸로예요. {}')]
+    for id, kind in ((i, q._kind.slotted) for i, q in questions.items() if q._kind.slotted):
+        for lang, frames in (('en', said[:3]), ('ko', said[3:])):
+            right = ' '.join(kind.names[n].sentence(k)[lang] for n, k in kind.key().items() if k)
+            for frame in frames: assert not questions[id].check(frame.format(right)).ok, (id, frame.format(right))
+
+
+def test_what_was_chosen_stays_chosen():
+    q = questions['q20']
+    names, right, q._heard = list(q._kind.slotted.names), q._kind.slotted.key(), {}
+    for name in names: r = q.choose(**{name: right[name]})
+    assert r.ok, r
+
+
+def test_a_comment_below_the_magic_is_no_answer():
+    assert questions._magic('q02', '# any breed\n^(.+)_\\d+\\.jpg$\n').ok
+
+
+def test_a_card_keeps_what_stands_in_it():
+    pytest.importorskip('ipywidgets')
+    from ch5clf.card import Card
+    answers.choose_language('en')
+    card = Card(questions['q07'])
+    card.form.text.value = 'summary'
+    card._check()
+    first = card.result.state
+    card._check() # the same text again is an answer again
+    assert card.result.state == first != 'not attempted'
+    card = Card(questions['q19'])
+    card.form.text.value = 'the first layers more slowly than the last'
+    card._check()
+    card._switch('ko')
+    assert card.form.text.value.startswith('the first') and card.form.fields['early'].value == 'small' and card.sure.layout.display == ''
+    other = next(v for _, v in card.form.fields['early'].options if v not in ('', 'small'))
+    card.form.fields['early'].value = other # what was read is set right by hand, then confirmed
+    card._confirm()
+    assert not card.result.ok and card.form.fields['early'].value == other
+
+
+def test_the_terminal_takes_a_slot_by_number_letter_or_words(monkeypatch, capsys):
+    from ch5clf import cards
+    q = questions['c08']
+    right = q._kind.slotted.key()
+    typed = iter([t for n, k in right.items() if k for t in ('nonsense', q._kind.slotted.names[n][k].says['en'])] + ['']*9)
+    monkeypatch.setattr('builtins.input', lambda _='': next(typed))
+    assert cards._ask_slots(q, 'en').ok
+    typed = iter(['①'] + ['']*9)
+    cards._ask_slots(q, 'en') # a digit that int() does not know
