@@ -283,7 +283,10 @@ def course(args):
     try:
         server = subprocess.Popen([str(c) for c in command + [flag for flag, on in chosen if on]])
     except OSError as e:
-        stop('%s cannot be started (%s); delete %s and run this again' % (command[0], e.strerror, python.parent.parent))
+        remedy = 'delete %s and run this again' % python.parent.parent
+        if os.environ.get('CH5CLF_PYTHON', '').strip():  # an environment of their own is not ours to throw away
+            remedy = 'install the course there: %s -m pip install "ch5clf[course]"' % python
+        stop('%s cannot be started (%s); %s' % (command[0], e.strerror, remedy))
     while True:
         try:
             return server.wait()

@@ -99,7 +99,10 @@ class TimeBudget(Callback):
         if not seconds > 0: raise ValueError(f'seconds={seconds}: a time above 0 is expected')
         self.seconds, self.clock = seconds, clock
 
-    def before_fit(self): self.start, self.pictures = self.clock(), 0
+    def before_fit(self):
+        if not len(self.dls.train):
+            raise ValueError(f'the training pictures do not fill one batch of {self.dls.train.bs}; take a smaller bs')
+        self.start, self.pictures = self.clock(), 0
     def before_validate(self): raise CancelValidException
 
     def before_batch(self):

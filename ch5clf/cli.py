@@ -154,7 +154,9 @@ def _go_on(args):
     "The command that goes on with a training that was stopped."
     processes = os.environ.get('WORLD_SIZE')
     start = ['torchrun', '--nproc_per_node', processes, '-m', 'ch5clf.cli'] if processes else ['ch5clf']
-    return shlex.join([*start, 'train', args.folder, *(['--out', args.out] if args.out else []), '--resume'])
+    same = [*(['--out', args.out] if args.out else []), *(['--device', args.device] if args.device else []),
+            *(['--no-report'] if args.no_report else [])]
+    return shlex.join([*start, 'train', args.folder, *same, '--resume'])
 
 def _stop(*_): raise KeyboardInterrupt('terminated')
 
@@ -188,7 +190,7 @@ def _show_trained(t, args):
     print(f'now: ch5clf predict {shlex.quote(str(t.out.model))} photo.jpg')
 
 # %% ../nbs/workshop/45_cli.ipynb #417e930a
-_COLUMNS = 'file', 'label', 'likely', 'probability', 'error'
+_COLUMNS = 'file', 'label', 'likely', 'probability', 'error', 'labels', 'value' # the last two: several classes, a number
 
 def _predict(args):
     from ch5clf.saved import load_model, predict
@@ -196,7 +198,9 @@ def _predict(args):
         model = _on(args.device, load_model(args.model))
         found = predict(model, args.photos, args.top, args.threshold)
     if args.json: _as_json([_record(p) for p in found])
-    elif args.csv: _as_csv([[_record(p)[k] for k in _COLUMNS] for p in found], _COLUMNS)
+    elif args.csv:
+        rows = (dict(_record(p), labels=';'.join(p.labels)) for p in found)
+        _as_csv([[row[k] for k in _COLUMNS] for row in rows], _COLUMNS)
     else: print(_table([_answer(p) for p in found], ('photo', 'answer', 'sure', 'else')))
     bad = sum(p.error is not None for p in found)
     if bad:
@@ -211,8 +215,9 @@ def _on(device, model):
 
 def _record(p):
     likely = p.top[0][0] if p.top else None
-    return dict(file=_printable(p.file), label=p.label, likely=likely, probability=p.probability and round(p.probability, 4),
-                top=[(c, round(v, 4)) for c, v in p.top], error=p.error)
+    return dict(file=_printable(p.file), label=p.label, likely=likely,
+                probability=p.probability and round(p.probability, 4), top=[(c, round(v, 4)) for c, v in p.top],
+                labels=list(p.labels), value=p.value, error=p.error)
 
 def _printable(name):
     from ch5clf.pictures import printable
@@ -220,8 +225,11 @@ def _printable(name):
 
 def _answer(p):
     if p.error: return _printable(p.file), f'could not be read: {p.error}', '', ''
-    others = ', '.join(f'{c} {v:.0%}' for c, v in p.top[p.label is not None:])
-    return _printable(p.file), p.label or 'not sure', f'{p.probability:.0%}', others
+    if p.value is not None: return _printable(p.file), p._told(), '', ''
+    named = len(p.labels)
+    words = [f'{c} {v:.0%}' for c, v in p.top]
+    sure = ', '.join(f'{v:.0%}' for _, v in p.top[:named or 1])
+    return _printable(p.file), ', '.join(p.labels) or 'not sure', sure, ', '.join(words[named:])
 
 # %% ../nbs/workshop/45_cli.ipynb #b5a25cba
 def _command(commands, name, run, what, more):

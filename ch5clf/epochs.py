@@ -122,6 +122,8 @@ def epoch_story(
     metric = _choose_metric(table, metric)
     lower = lower_better(metric) if lower_is_better is None else lower_is_better
     worse = table[metric].to_numpy()*(1 if lower else -1)
+    if np.isnan(worse).all(): raise ValueError(f'{metric}: no epoch has a number')
+    worse = np.where(np.isnan(worse), np.inf, worse) # a diverged epoch is no best one
     best = int(np.argmin(worse)) + 1
     if margin is None and metric.strip('_') in _shares:
         margin = share_margin(table[metric][best], len(learn.dls.valid_ds))

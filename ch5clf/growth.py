@@ -34,18 +34,22 @@ def sign_test(
     return min(1., 2*sum(math.comb(n, i) for i in range(k + 1))/2**n)
 
 # %% ../nbs/workshop/27_growth.ipynb #31d4ab74
-def _loaders(path, sizes, bs):
-    "Loaders for each size."
-    return [pet_dls(path, size=s, presize=round(1.25*s), bs=bs) for s in sizes]
+def _loaders(path, sizes, bs, alike=None):
+    "Loaders for each size, all with one split: what is nearly the same would be judged anew at each size."
+    made = []
+    for s in sizes:
+        made.append(pet_dls(path, size=s, presize=round(1.25*s), bs=bs, twins=True if alike is None else alike))
+        alike = made[0].alike
+    return made
 
 def _normalise_like(first, others):
     "Give `others` the normalisation that `vision_learner` gave to `first`."
     norms = [t for t in first.train.after_batch.fs if isinstance(t, Normalize)]
     for dls in others: dls.add_tfms(norms, 'after_batch')
 
-def _rung_learner(path, arch, sizes, seed, bs):
+def _rung_learner(path, arch, sizes, seed, bs, alike=None):
     "A learner on the first size, and the loaders of all."
-    loaders = _loaders(path, sizes, bs)
+    loaders = _loaders(path, sizes, bs, alike)
     set_seed(seed)
     learn = vision_learner(loaders[0], arch, train_bn=False, cbs=frozen_batchnorm())
     _normalise_like(loaders[0], loaders[1:])
@@ -62,8 +66,8 @@ class _Fits:
         self.learn.fit_one_cycle(10**6, lr, cbs=budget, **kwargs)
         self.spent, self.pictures = self.spent + budget.spent, self.pictures + budget.pictures
 
-def _train_rung(path, arch, sizes, seconds, seed, bs, base_lr, clock):
-    learn, loaders = _rung_learner(path, arch, sizes, seed, bs)
+def _train_rung(path, arch, sizes, seconds, seed, bs, base_lr, clock, alike=None):
+    learn, loaders = _rung_learner(path, arch, sizes, seed, bs, alike)
     fit = _Fits(learn, seconds, clock)
     with learn.no_bar(), learn.no_logging():
         fit(1/3, slice(base_lr), pct_start=.99)
@@ -73,7 +77,7 @@ def _train_rung(path, arch, sizes, seconds, seed, bs, base_lr, clock):
     right = logits.argmax(1) == targets
     wrong, total = int((~right).sum()), len(right)
     return dict(rung=f'{arch.__name__} {" > ".join(map(str, sizes))} px', seconds=fit.spent, pictures=fit.pictures,
-                valid_loss=F.cross_entropy(logits, targets).item(), wrong=wrong, total=total, error=wrong/total), right
+                valid_loss=F.cross_entropy(logits, targets).item(), wrong=wrong, total=total, error=wrong/total), right, loaders[0].alike
 
 # %% ../nbs/workshop/27_growth.ipynb #ee4ce67d
 def grow(
@@ -92,10 +96,10 @@ def grow(
     rung from the one before it (sign test on the validation pictures; the first rung has none): a step up with a large
     chance is not shown to pay. `ValueError` for no rungs, or time or sizes that are none. Source: 04, section 7."""
     if not rungs: raise ValueError('rungs is empty; give at least one, such as (lite0, 96)')
-    rows, before = [], None
+    rows, before, alike = [], None, None
     for arch, sizes in rungs:
         sizes = list(sizes) if isinstance(sizes, (list, tuple)) else [sizes]
-        row, right = _train_rung(path, arch, sizes, seconds, seed, bs, base_lr, clock)
+        row, right, alike = _train_rung(path, arch, sizes, seconds, seed, bs, base_lr, clock, alike)
         rows.append(dict(row, chance=math.nan if before is None else sign_test(before, right)))
         before = right
     return pd.DataFrame(rows).set_index('rung')

@@ -36,7 +36,7 @@ with quiet_imports():
     from fasttransform import Transform
 
 # %% ../nbs/workshop/16_labels.ipynb #d02967a1
-_suffixes = 'jpe?g?|jfif|png|bmp|gif|webp|avif|tiff?|hei[cf]'
+_suffixes = '|'.join(s[1:] for s in sorted(SUFFIXES))
 _number = r'(?:_\d+(?: ?\(\d+\))?| ?\(\d+\))' # _12, (1) as Windows counts, or _12 (1) as a browser does
 _name = re.compile(rf'^(?P<breed>.*[^\W\d_].*?) *{_number}\.({_suffixes})$', re.IGNORECASE)
 _apps = '|'.join("""img image dsc[nf]? _dsc sam dji cimg pxl photo picture pic mvimg gopr scan screenshot kakaotalk
@@ -76,7 +76,9 @@ def folder_of(
     "The class of a picture in a set with a folder for each class."
     return nfc(Path(file).parent.name)
 
-_no_class = re.compile(r'images?|imgs?|photos|pictures|사진|이미지|dcim|\d{3}[a-z_]{5}|camera(?: roll)?', re.I)
+_dcf = '|'.join("""apple andro canon nikon msdcf _fuji _pana olymp media gopro cloud ricoh casio sigma leica pentx
+    kodak photo video phone dscim sscam""".split()) # 100CANON and the like, from 100 on; 001_crow is a class
+_no_class = re.compile(rf'images?|imgs?|photos|pictures|사진|이미지|dcim|[1-9]\d\d(?:{_dcf})|camera(?: roll)?', re.I)
 _year, _month = r'(?:19|20)\d\d', r'(?:0[1-9]|1[0-2])'
 _word = ('(?:jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|sept?(?:ember)?|oct(?:ober)?|'
          'nov(?:ember)?|dec(?:ember)?)') # of a month: a day only beside a year, since May may be a cat
@@ -171,7 +173,7 @@ def _by_key(path, files):
     "Pictures by path below the folder and, where only one has it, by bare name."
     named = Counter(nfc(f.name) for f in files)
     return ({nfc(f.name): f for f in files if named[nfc(f.name)] == 1}
-            | {nfc(f.relative_to(path).as_posix()): f for f in files}), named
+            | {_below(path, f): f for f in files}), named
 
 def _keyed(labels, path, files, what='labels'):
     "Picture -> label, from a mapping by path below the folder or by bare name. `ValueError` for keys that fail."
@@ -243,10 +245,11 @@ def _fitting(names, index):
     return best, count
 
 # %% ../nbs/workshop/16_labels.ipynb #95570d09
-def _choose(hits, label, name, index, sides):
+def _choose(hits, label, name, index, sides, side):
     "Of several pictures that a row may mean the one it does, by its label's folder or by its side; else all."
     if len(hits) < 2: return hits
     if label and len(one := index.find(f'{label}/{name}')) == 1: return one
+    if side and len(own := [f for f in hits if sides.get(f) == side]) == 1: return own
     learnt = [f for f in hits if sides.get(f) != 'test']
     return learnt if len(learnt) == 1 else hits
 
@@ -260,7 +263,7 @@ def _rows_of(table, index, sides):
     told, lost = {}, 0
     for i, name in enumerate(names):
         label, side = table.labels and table.labels[i], table.sides and table.sides[i]
-        hits = _choose(index.find(name), label, name, index, sides)
+        hits = _choose(index.find(name), label, name, index, sides, side)
         lost += not hits
         if label is not None and len(hits) > 1:
             raise ValueError(f'{table.source}: {name} is the name of {len(hits)} pictures; '
@@ -274,7 +277,9 @@ def _rows_of(table, index, sides):
 # %% ../nbs/workshop/16_labels.ipynb #6716551b
 def _tables_in(folder):
     "Stem -> file of the tables that lie in a folder."
-    files = [f for f in sorted(folder.iterdir()) if f.suffix.lower() in ('.csv', '.tsv') and f.is_file()]
+    try: there = sorted(folder.iterdir())
+    except PermissionError: return {} # told by `files_below`
+    files = [f for f in there if f.suffix.lower() in ('.csv', '.tsv') and f.is_file()]
     return {nfc(f.stem).casefold(): f for f in files}
 
 def _beside(path):
@@ -287,7 +292,7 @@ def _beside(path):
         return [(here['train'], '', 'train' if 'valid' in {side for *_, side in others} else None), *others]
     tables = [(s, _tables_in(s)) for s in sorted(path.iterdir()) if side_of(s.name) and s.is_dir()]
     best = [(s, next((t[stem] for stem in ('labels', 'metadata') if stem in t), None)) for s, t in tables]
-    return [(t, s.name, None) for s, t in best if t]
+    return [(t, s.name, 'test' if side_of(s.name) == 'test' else None) for s, t in best if t]
 
 def _named_table(path, name):
     "The table of `labels='file.csv'`: below the folder, or as it stands."
@@ -306,15 +311,19 @@ def _joined(path, labels, keep):
     if isinstance(labels, pd.DataFrame): return understand(_as_text(labels), 'labels', keep)
     found = _named_table(path, labels) if isinstance(labels, (str, Path)) else _beside(path)
     frames, sides = [(read_table(f), prefix) for f, prefix, _ in found], []
+    if isinstance(labels, (str, Path)) and not any(len(r) for r, _ in frames):
+        raise ValueError(f'{found[0][0].name}: there is no row in it; copy it again, or delete it')
     tables = [understand(_prefixed(rows, prefix, f.name), f.name, keep if side != 'test' else rows.columns[0])
               for (f, _, side), (rows, prefix) in zip(found, frames) if len(rows)]
     if len(tables) < 2: return tables[0] if tables else None
     for (*_, side), t in zip([o for o, (r, _) in zip(found, frames) if len(r)], tables):
         sides += t.sides or [side]*len(t.rows)
-    names = [n for t in tables for n in next(iter(t.names.values()))]
+    shared = [c for c in tables[0].names if all(c in t.names for t in tables)]
+    names = ({c: [n for t in tables for n in t.names[c]] for c in shared}
+             or {'name': [n for t in tables for n in next(iter(t.names.values()))]})
     labels = [label for t in tables for label in t.labels or ['']*len(t.rows)]
     rows = pd.concat([t.rows for t in tables], ignore_index=True)
-    return Table(' and '.join(t.source for t in tables), {'name': names}, labels if any(labels) else None,
+    return Table(' and '.join(t.source for t in tables), names, labels if any(labels) else None,
                  sides if any(sides) else None, tables[0].told_by, rows)
 
 def _prefixed(rows, prefix, source):
@@ -480,18 +489,19 @@ def _corrections(labels, path, pictures, everything):
     "Picture -> label, from a function of the path below the folder, a dict, a Series or a DataFrame."
     if callable(labels):
         return _keyed({b: labels(PurePosixPath(b)) for b in (_below(path, f) for f in pictures)}, path, pictures)
-    if isinstance(labels, pd.DataFrame): labels = _series(labels)
+    if isinstance(labels, pd.DataFrame): labels = _series(labels, _by_key(path, everything)[0])
     if isinstance(labels, pd.Series) and labels.index.has_duplicates:
         twice = labels.index[labels.index.duplicated()][0]
         raise ValueError(f'labels: {twice} stands there twice; give each picture one label')
     told, usable = _keyed(dict(labels), path, everything), set(pictures)
     return {f: label for f, label in told.items() if f in usable}
 
-def _series(frame):
+def _series(frame, known):
     "The labels of a DataFrame: its one column by its index, or the columns for name and label."
     if len(frame.columns) == 1: return frame.iloc[:, 0]
     table = understand(_as_text(frame), 'labels')
-    return pd.Series(table.labels, index=next(iter(table.names.values())))
+    means = lambda cells: sum(c.replace('\\', '/') in known for c in cells) # pictures; another column may hold pets' names
+    return pd.Series(table.labels, index=max(table.names.values(), key=means))
 
 def _check_new(told, labels, files, new_classes):
     "A label that no picture had may be a slip of the pen."
@@ -526,8 +536,17 @@ def _read(path, pictures, labels=None, new_classes=False, keep=None):
         found |= told
         wrong = [t for t in wrong if any(found.get(f) is None for f in t.files)]
         if set(files) <= set(told): how = 'labels='
-    troubles = [*wrong, *troubles, *_split_troubles(path, files, sides), *_set_troubles(path, files, found)]
+    troubles = [*_twice(path, pictures), *wrong, *troubles, *_split_troubles(path, files, sides), *_set_troubles(path, files, found)]
     return Folder(path, pictures, found, sides, troubles, how, lost, table, {f: r[2] for f, r in rows.items()}, unlisted)
+
+def _twice(path, pictures):
+    "Two pictures of one name: letters put together in one (NFC), apart in the other (NFD, as a Mac writes)."
+    first = {}
+    for f in pictures:
+        if (other := first.setdefault(_below(path, f), f)) != f:
+            yield Trouble('like classes', f, f'{_below(path, f)} is there twice: Hangul or accents are put together in '
+                          'the one name (NFC) and taken apart in the other (NFD)', 'move the pictures of the two into one folder')
+            return
 
 def _has_split(frame): # then it stands for a whole table
     return len(frame.columns) > 2 and understand(_as_text(frame), 'labels').sides is not None

@@ -23,8 +23,8 @@ import torch
 from .fonts import drawable
 from .labels import find_pictures, labeller_for, read_folder, splitter_for
 from .photos import problem_of, usable_images
-from .pictures import presized, quietly
-from .places import cache_folder, quiet_imports
+from .pictures import SUFFIXES, files_below, presized, quietly
+from .places import cache_folder, tell, quiet_imports
 from .presize import PresizeDL, presize_store
 from .twins import sketch, twin_groups
 
@@ -126,7 +126,8 @@ def _without_unreadable(files, problems):
 def _without(path, files, leave_out):
     "The pictures but for those that somebody dropped. `ValueError` for a name that means none, or several."
     if not leave_out: return files
-    out = {*find_pictures(path, files, [leave_out] if isinstance(leave_out, (str, Path)) else leave_out)}
+    there = [f for f in files_below(path)[0] if f.suffix.lower() in SUFFIXES] # those that cannot be read, too
+    out = {*find_pictures(path, there, [leave_out] if isinstance(leave_out, (str, Path)) else leave_out)}
     return files.filter(lambda f: f not in out)
 
 def _check_parts(folder, files, parts, grouped, twins):
@@ -153,15 +154,16 @@ def _batch_size(bs):
 _told = set()
 
 def _is_ours(path):
-    try: return path.is_relative_to(cache_folder().resolve())
-    except RuntimeError: return False # the home of an unknown user
+    try: below = path.relative_to(cache_folder().resolve())
+    except (RuntimeError, ValueError): return False # the home of an unknown user; elsewhere
+    return bool(below.parts) and below.parts[0].startswith('paper_pets-')
 
 def _say(path, said):
     "What was read, once for each folder and finding. Our own drawings need no word."
     word = path.resolve(), said
     if word in _told or _is_ours(word[0]): return
     _told.add(word)
-    print(said)
+    tell(said)
 
 # %% ../nbs/workshop/17_loaders.ipynb #0c5aed05
 _seen = {} # pictures of a store -> groups; looking takes a moment, and notebooks make loaders often
@@ -237,7 +239,7 @@ def pet_dls(
     on one side of a random split (`twins`).
     `ValueError` for whatever `read_folder` refuses (such as files without a label, which it names), for `presize` below
     `size`, `bs` below 2, and no pictures or too few of a class; unreadable ones are named and left out."""
-    path, bs = Path(path).expanduser(), _batch_size(bs)
+    path, bs = Path(path).expanduser().absolute(), _batch_size(bs)
     if presize < size:
         raise ValueError(f'presize={presize}, size={size}: presize must be at least size, or pictures are enlarged; '
                          f'take presize={round(size*1.25)}')
@@ -252,7 +254,8 @@ def pet_dls(
         store = presize_store(files, presize, scale)
         files = _without_unreadable(files, store.problems)
         kwargs |= dict(dl_type=PresizeDL, store=store, size=size, presize=presize)
-    alike = _twins_of(files, store) if twins and not _is_ours(path.resolve()) else {}
+    if isinstance(twins, dict): alike = twins
+    else: alike = _twins_of(files, store) if twins and not _is_ours(path.resolve()) else {}
     splitter = folder.splitter(seed, valid_pct, group, alike)
     parts = splitter(files)
     said = folder.said + _said_of_scale(store) + _said_of(alike, files, parts, folder.declared)
@@ -262,7 +265,7 @@ def pet_dls(
                       splitter=splitter, **({} if cached else _two_steps(size, presize)))
     bs = min(bs, len(parts[0]))  # fastai drops the last, smaller batch: of few pictures it would drop all
     dls = block.dataloaders(path, bs=bs, num_workers=num_workers, **kwargs)
-    dls.said = said
+    dls.said, dls.alike = said, alike
     drawable(dls.vocab) # figures of these loaders shall show no boxes
     if weights is not None:
         dls.train_ds.loss_func = _weighted(weights, dls.vocab, [folder.labels[files[i]] for i in parts[0]], dls.device)

@@ -22,6 +22,7 @@ import numpy as np
 import pandas as pd
 from .pictures import (FORMATS, REMEDIES, SUFFIXES, BadPicture, PictureFile, bands, files_below, one_at_a_time,
                              orientation, printable, quietly, scale_of)
+from .places import tell
 from .twins import sketch, twin_pairs
 from fastcore.foundation import L
 from fastcore.imports import IN_NOTEBOOK
@@ -270,7 +271,7 @@ def _say_once(path, left, of):
     _told.add(told)
     lines = [f'  {_name_of(f, path)}: {_words(r)}' for f, r in left.items()]
     more = [f'  and {len(lines)-10} more; check_images({path.name!r}) names them all'] if lines[10:] else []
-    print('\n'.join([f'{len(left)} of {of} pictures {"is" if len(left) == 1 else "are"} left out:', *lines[:10], *more]))
+    tell('\n'.join([f'{len(left)} of {of} pictures {"is" if len(left) == 1 else "are"} left out:', *lines[:10], *more]))
 
 def usable_images(
     path, # folder of pictures

@@ -475,6 +475,9 @@ def _entries(folder):
     except OSError as e: raise BadPicture('unreadable', e.strerror or str(e), file=folder) from None
     return sorted(shown, key=lambda e: e.name)
 
+def _seen_anyway(there, real): # what is hidden is not looked at
+    return there.is_relative_to(real) and not any(p.startswith('.') for p in there.relative_to(real).parts)
+
 def files_below(
     path, # folder
 ) -> tuple: # all files, sorted the same on every machine; and a `BadPicture` for each thing that cannot be looked into
@@ -491,7 +494,7 @@ def files_below(
             f, there = folder/e.name, Path(os.path.realpath(e.path)) if e.is_symlink() else where/e.name
             if f.suffix.lower() in SUFFIXES:
                 odd.append(BadPicture('no file', 'a folder with the name of a picture', file=f))
-            again = there in seen or e.is_symlink() and (real.is_relative_to(there) or there.is_relative_to(real))
+            again = there in seen or e.is_symlink() and (real.is_relative_to(there) or _seen_anyway(there, real))
             if again: odd.append(BadPicture('no file', 'a link to a folder that is looked at anyway', file=f))
             else:
                 seen.add(there)

@@ -108,15 +108,18 @@ def _digest(file):
         with open_regular(file) as f: return hashlib.file_digest(f, 'blake2b').hexdigest()[:32]
     except OSError: return None
 
+class _Passing(str):
+    "Why there was no picture this time; the next call tries again."
+
 def _decode(file, digest, presize, scale):
     "A presized picture, or words for why there is none."
     try:
         with open_regular(file) as f:
             now = hashlib.file_digest(f, 'blake2b').hexdigest()[:32]
-            if now != digest: return 'it was changed meanwhile; run this again'
+            if now != digest: return _Passing('it was changed meanwhile; run this again')
             return presized(f, presize, scale)
     except BadPicture as e: return e.words
-    except OSError as e: return e.strerror or str(e)
+    except OSError as e: return _Passing(e.strerror or str(e)) # a drive that was away
 
 def _needed(file, presize):
     "Bytes of a picture in the store, from its header alone."
@@ -127,11 +130,12 @@ def _needed(file, presize):
     return round(3*w*h*s*s)
 
 def _write(part, files, presize, scale, threads, show):
-    pictures, rows, problems, waiting = [], {}, {}, deque()
+    pictures, rows, problems, passing, waiting = [], {}, {}, [], deque()
     with open(part, 'xb') as out, ThreadPoolExecutor(threads) as pool:
         def keep():
             digest, picture = waiting.popleft()
-            if isinstance(picture := picture.result(), str): problems[digest] = picture; return
+            if isinstance(picture := picture.result(), _Passing): passing.append(digest)
+            if isinstance(picture, str): problems[digest] = picture; return
             rows[digest] = len(pictures)
             pictures.append((out.tell(), *picture.shape[:2], zlib.crc32(picture)))
             out.write(picture)
@@ -139,7 +143,8 @@ def _write(part, files, presize, scale, threads, show):
             waiting.append((digest, pool.submit(_decode, file, digest, presize, scale)))
             if len(waiting) > 4*threads: keep() # a window, so that memory does not grow with the set
         while waiting: keep()
-        index = json.dumps(dict(presize=presize, scale=scale, pictures=pictures, rows=rows, problems=problems)).encode()
+        index = json.dumps(dict(presize=presize, scale=scale, pictures=pictures, rows=rows, problems=problems,
+                                passing=passing)).encode()
         out.write(index + len(index).to_bytes(8, 'little') + zlib.crc32(index).to_bytes(4, 'little') + _MAGIC)
         out.flush(); os.fsync(out.fileno())
 
@@ -157,11 +162,17 @@ def _no_room(folder, n, presize, need, free):
     return OSError(f'{folder}: {n} pictures at presize={presize} {sizes}; '
                    'make room, set CH5CLF_CACHE to another disk, take a smaller presize, or cached=False')
 
+def _no_place(folder, e):
+    return OSError(f'{folder}: pictures cannot be kept there ({e.strerror or e}); '
+                   'set CH5CLF_CACHE to a folder where you may write, or cached=False')
+
 def _make(target, files, presize, scale, threads, show):
     "Write a store as a file of its own, then give it its name."
     folder = target.parent
-    folder.mkdir(parents=True, exist_ok=True)
-    _sweep(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _sweep(folder)
+    except OSError as e: raise _no_place(folder, e) from None
     with ThreadPoolExecutor(threads) as pool: need = sum(pool.map(lambda f: _needed(f, presize), files.values()))
     free = shutil.disk_usage(folder).free
     if need*1.05 > free: raise _no_room(folder, len(files), presize, need, free)
@@ -172,14 +183,14 @@ def _make(target, files, presize, scale, threads, show):
         except PermissionError: # Windows: another process finished first and has it open
             if not _finished(target): raise
     except OSError as e:
-        if e.errno != errno.ENOSPC: raise
+        if e.errno != errno.ENOSPC: raise _no_place(folder, e) from None
         raise _no_room(folder, len(files), presize, need, shutil.disk_usage(folder).free) from None
     finally: part.unlink(missing_ok=True)
 
 def _finished(file):
     "Is the store whole? Another version's, or a damaged one, is removed."
     if not file.exists(): return False
-    try: return bool(_index_of(file))
+    try: return not _index_of(file).get('passing') # else it lacks pictures that may be there now
     except FileNotFoundError: return False
     except (OSError, ValueError):
         with suppress(OSError): file.unlink()

@@ -52,21 +52,25 @@ def logistic_regression(
     y, # classes (n,), whole numbers from 0
     n_out:int, # classes
     C:float=30., # sum of losses over the cost of large weights, as in scikit-learn
+    weights=None, # (n_out,): of the classes in the loss
 ) -> tuple: # weight (n_out, f), bias (n_out,), float32
     "The linear layer of the lowest cross-entropy on these features, weights held back by 1/C. `ValueError` for bad C."
     if not (math.isfinite(C) and C > 0): raise ValueError(f'C={C}: a number above 0 is expected, such as 30')
+    device = x.device
+    if device.type == 'mps': x = x.cpu() # Metal has no float64
     x, y = x.double(), y.to(x.device)
+    weights = None if weights is None else weights.to(x)
     weight = torch.zeros(n_out, x.shape[1], dtype=x.dtype, device=x.device, requires_grad=True)
     bias = torch.zeros(n_out, dtype=x.dtype, device=x.device, requires_grad=True)
     solver = torch.optim.LBFGS([weight, bias], max_iter=1000, tolerance_grad=1e-7, tolerance_change=1e-12,
                                line_search_fn='strong_wolfe')
     def cost():
         solver.zero_grad()
-        loss = F.cross_entropy(x@weight.T + bias, y) + weight.square().sum()/(2*C*len(y))
+        loss = F.cross_entropy(x@weight.T + bias, y, weights) + weight.square().sum()/(2*C*len(y))
         loss.backward()
         return loss
     with torch.enable_grad(): solver.step(cost)
-    return weight.detach().float(), bias.detach().float()
+    return weight.detach().float().to(device), bias.detach().float().to(device)
 
 # %% ../nbs/workshop/29_recipe.ipynb #59380dd2
 def _check_classes(learn):
@@ -100,7 +104,7 @@ def linear_probe(
         dl, plain = _training_pictures(learn)
         with plain: x, y, _ = features(until_here, dl)
         head = linear_head(x.shape[1], n_out).to(device)
-    weight, bias = logistic_regression(x, y, n_out, C)
+    weight, bias = logistic_regression(x, y, n_out, C, learn.loss_func.func.weight)
     head[-1].load_state_dict(dict(weight=weight, bias=bias))
     learn.model[1] = head
     learn.opt = None # the old one holds the old head's parameters

@@ -31,6 +31,7 @@ def _encoding(b):
     for encoding in ('utf-8-sig', 'cp949', 'cp1252'):
         try: b.decode(encoding)
         except UnicodeDecodeError: continue
+        if encoding == 'cp949' and not re.search(rb'[\xa1-\xfe]{2}', b): continue # 'Äg' is no 훕
         return encoding
 
 def _text(file):

@@ -29,7 +29,7 @@ from .loaders import pet_dls
 from .places import quiet_imports, sweep, write_atomic
 from .recipe import linear_head, linear_probe, unfrozen_fit
 from .restore import modes_kept
-from .saved import best_temperature, load_model, save_model
+from .saved import best_temperature, check_names, load_model, save_model
 from .team import SharedBatch, Team, gathered, share_of, shared_features
 from filelock import FileLock, Timeout
 from scipy.stats import beta
@@ -155,7 +155,7 @@ def _refuse_to_overwrite(files, out):
         raise ValueError(f'{taken}: there is such a file already, and it stays as it is; '
                          'choose another name with --out, or say --force to replace it')
 
-def _begun(folder, out, asked, resume, force):
+def _begun(folder, out, asked, resume, force, report=True):
     "(settings, state): of the checkpoint where the training goes on, else new ones, claimed by a first checkpoint."
     if resume and out.checkpoint.exists():
         state = read_checkpoint(out.checkpoint)
@@ -167,7 +167,7 @@ def _begun(folder, out, asked, resume, force):
     if out.checkpoint.exists() and not force:
         raise ValueError(f'{out.checkpoint}: an unfinished training lies there; go on with --resume, '
                          'or begin anew with --force')
-    if not force: _refuse_to_overwrite([out.model, out.report], out)
+    if not force: _refuse_to_overwrite([out.model, *([out.report] if report else [])], out)
     settings = Settings(str(folder), **asked)
     state = dict(settings=asdict(settings), stage=0, history=[], run=secrets.token_hex(8), force=force)
     write_checkpoint(out.checkpoint, state)
@@ -324,7 +324,8 @@ class _Stages(Callback):
 
     def after_batch(self):
         if not self.training: return
-        self.loss_sum += self.learn.loss.detach().double()*len(self.yb[0])
+        loss = self.learn.loss.detach()
+        self.loss_sum += (loss if loss.device.type == 'mps' else loss.double())*len(self.yb[0]) # Metal has no float64
         self.seen += len(self.yb[0])
         self.bar.update()
 
@@ -410,7 +411,10 @@ def _loaders(settings, team, talk, device):
         with redirect_stdout(heard):
             return pet_dls(settings.folder, settings.size, settings.presize, settings.bs, settings.seed, device=device)
     team.decided(lambda: made.append(make()))
-    return (made[0] if team.first else make()), ''.join(heard.lines).strip()
+    dls = made[0] if team.first else make()
+    said = ''.join(heard.lines).strip()
+    if dls.said not in said: said = f'{said}\n{dls.said}'.strip() # not printed: it was told in this process before
+    return dls, said
 
 # %% ../nbs/workshop/43_training.ipynb #a6cedec1
 def _learner(dls, arch, device):
@@ -481,7 +485,7 @@ def _is_ours(file, job):
 
 def _write(job, learn, trained, report):
     out = job.out
-    theirs = [f for f in (out.model, out.report) if f.exists() and not _is_ours(f, job)]
+    theirs = [f for f in (out.model, *([out.report] if report else [])) if f.exists() and not _is_ours(f, job)]
     if theirs and not job.state['force']: _refuse_to_overwrite(theirs, out)
     save_model(learn, out.model, trained.temperature, threshold=trained.sure.threshold, overwrite=True)
     if report: report(trained, out.report)
@@ -500,7 +504,7 @@ def _finished(job, learn, report):
 @contextmanager
 def _alone(out, team):
     "Nobody else trains under this name meanwhile."
-    file = out.checkpoint.with_suffix('.lock')
+    file = out.checkpoint.with_name(f'.{out.checkpoint.name}.lock') # a name that nobody else's file has
     lock = FileLock(file, timeout=0)
     def acquire():
         try: lock.acquire()
@@ -557,14 +561,16 @@ def train_folder(
     with Team().joined(device) as team, _alone(out, team):
         talk = Talk(team.first and not quiet)
         if resume and not out.checkpoint.exists(): talk.say(f'nothing was kept as {out.checkpoint}; the training begins')
-        settings, state = team.decided(lambda: _begun(folder, out, asked, resume, force))
+        settings, state = team.decided(lambda: _begun(folder, out, asked, resume, force, report))
         return _run(_Job(settings, out, state, team, talk, device), report)
 
 def _run(job, report):
     s, state = job.settings, job.state
     if s.bs < job.team.size: raise ValueError(f'bs {s.bs}: {job.team.size} processes need a picture each; take a larger bs')
     set_seed(s.seed)
-    try: dls, said = _loaders(s, job.team, job.talk, job.device)
+    try:
+        dls, said = _loaders(s, job.team, job.talk, job.device)
+        check_names(dls.vocab) # save_model would refuse them, after hours
     except (ValueError, OSError):
         if job.team.first and 'data' not in state: job.out.checkpoint.unlink(missing_ok=True) # nothing was begun
         raise
