@@ -150,7 +150,7 @@ def test_nothing_is_overwritten(pets, tmp_path):
     from ch5clf.training import train_folder
     for name in ('pets.safetensors', 'pets.html'):
         (tmp_path/name).write_text('mine')
-        with pytest.raises(ValueError, match='stays as it is'): train_folder(pets, tmp_path/'pets.safetensors', quiet=True, report=report)
+        with pytest.raises(ValueError, match='stays as it is'): train_folder(pets, tmp_path/'pets.safetensors', quiet=True, report=print)
         assert (tmp_path/name).read_text() == 'mine' and len([*tmp_path.iterdir()]) == 1
         (tmp_path/name).unlink()
 
