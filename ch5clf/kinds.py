@@ -512,7 +512,7 @@ def _turn(text, x, y, first):
     if (x[2] == first) != turned: return 0
     return 2 if turned or _ORDER_TOLD.search(between + before) else 1
 
-_EITHER = re.compile(r'\bor\b|또는|혹은|아니면')
+_EITHER = re.compile(r'\bor\b|또는|혹은|아니면|=(?!>)|<(?!-)')
 _PLACES = {'1': 1, '2': 2, '3': 3, '첫': 1, '두': 2, '둘': 2, '세': 3, '셋': 3}
 
 def _numbered(text, mentions):
