@@ -541,7 +541,11 @@ class _Watched:
 # %% ../nbs/workshop/31_guard.ipynb #a6c50b85
 _search = """import json, re, sys, warnings
 warnings.simplefilter('ignore')
-pattern, names = json.loads(sys.stdin.read())
+pattern, names, seconds = json.loads(sys.stdin.read())
+try:
+    import resource
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
+except (ImportError, OSError, ValueError): pass # Windows: the wall clock alone
 try: p = re.compile(pattern)
 except (re.error, RecursionError, OverflowError, MemoryError) as e: print(json.dumps({'error': str(e)}))
 else: print(json.dumps({'found': [m[1] if (m := p.search(n)) else None for n in names] if p.groups else None}))
@@ -555,9 +559,11 @@ def first_groups(
 ) -> Ran: # value: what the first group found in each, None where nothing; 'no group' if the pattern has none
     "First groups of `pattern` in each name, found in a process of its own."
     import subprocess
-    command, given = [sys.executable, '-I', '-S', '-c', _search], json.dumps([pattern, names])
-    try: out = subprocess.run(command, input=given, capture_output=True, text=True, timeout=seconds)
+    command, given = [sys.executable, '-I', '-S', '-c', _search], json.dumps([pattern, names, max(1, round(seconds))])
+    try: out = subprocess.run(command, input=given, capture_output=True, text=True, timeout=wall or 3*seconds)
     except subprocess.TimeoutExpired: return Ran(late=True)
+    stopped = {getattr(signal, name, None) for name in ('SIGXCPU', 'SIGKILL')}
+    if -out.returncode in stopped: return Ran(late=True) # by its limit
     try: answer = json.loads(out.stdout)
     except ValueError: return Ran(error=ValueError('the pattern could not be run'))
     if 'error' in answer: return Ran(error=ValueError(answer['error']))
