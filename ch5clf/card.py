@@ -176,6 +176,7 @@ class Card:
         self._said(self.question.check(answer, lang=self.lang))
     def _confirm(self):
         "What stands in the fields is meant: the reader may have set right what was misread."
+        if self.form.kind.form != 'slots': return self._said(self.result.confirm())
         self._said(self.question.choose(self.lang, **{n: f.value for n, f in self.form.fields.items()}))
     def _said(self, result):
         self.result = result

@@ -192,7 +192,7 @@ class Question:
             except Exception as e: verdict = _fault(e, self.id)
         kept = {n: o for n, o in verdict.read.items() if o}
         if verdict.state == 'right': self._heard = {}
-        elif kind is not None: self._heard = kept or self._heard
+        elif kind is not None: self._heard = kept if verdict.read else self._heard
         else: self._heard = {} if isinstance(given, dict) else kept
         if kind is None or not verdict.read: self._last = given, verdict
         else: self._last = kept, verdict

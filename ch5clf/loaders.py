@@ -24,7 +24,7 @@ from .fonts import drawable
 from .labels import find_pictures, labeller_for, read_folder, splitter_for
 from .photos import problem_of, usable_images
 from .pictures import SUFFIXES, files_below, presized, quietly
-from .places import cache_folder, tell, quiet_imports
+from .places import cache_folder, quiet_imports, tell
 from .presize import PresizeDL, presize_store
 from .twins import sketch, twin_groups
 

@@ -785,6 +785,11 @@ def test_a_card_keeps_what_stands_in_it():
     first = card.result.state
     card._check() # the same text again is an answer again
     assert card.result.state == first != 'not attempted'
+    card.form.text.value = 'the method show_batch of the loaders shows some of its pictures, maybe'
+    card._check() # a question of names has no drop-downs, and its sentence may be read back too
+    assert card.sure.layout.display == ''
+    card._confirm()
+    assert card.result.ok, card.result
     card = Card(questions['q19'])
     card.form.text.value = 'the first layers more slowly than the last'
     card._check()
