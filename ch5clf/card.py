@@ -88,10 +88,10 @@ class Form:
     def answer(self):
         "What stands in the fields; for slots a dict, or the text where that is new."
         form, values = self.kind.form, [f.value for f in self.fields.values()]
-        new = form != 'slots' or self.text is not None and self.text.value != self.checked
-        if self.text is not None and self.text.value.strip() and new:
-            self.checked = self.text.value
-            return self.text.value
+        typed = self.text.value if self.text is not None else ''
+        if typed.strip() and (form != 'slots' or typed != self.checked):
+            self.checked = typed
+            return typed
         if form == 'all': return [c for c, f in self.fields.items() if f.value] or None
         if form == 'order': return [v for v in values if v] or None
         if form == 'numbers': return ', '.join(v.strip() for v in values).strip(' ,') or None

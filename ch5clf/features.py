@@ -73,8 +73,8 @@ class _Features(DataLoader):
     "Batches of stored features in the order in which `like`, the pictures' own loader, would bring them."
     def __init__(self, compute, like, shuffle):
         self.compute, self.views, self.visit = compute, None, -1
-        drawn = getattr(type(like), 'get_idxs') is not DataLoader.get_idxs
-        self.draw = like.get_idxs if shuffle and drawn else None # WeightedDL, PartialDL: they choose, not we
+        chooses = type(like).get_idxs is not DataLoader.get_idxs
+        self.draw = like.get_idxs if shuffle and chooses else None # WeightedDL, PartialDL: they choose, not we
         super().__init__(range(like.n), bs=like.bs, shuffle=shuffle, drop_last=like.drop_last)
         self.rng.setstate(like.rng.getstate())
 

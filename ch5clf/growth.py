@@ -34,12 +34,12 @@ def sign_test(
     return min(1., 2*sum(math.comb(n, i) for i in range(k + 1))/2**n)
 
 # %% ../nbs/workshop/27_growth.ipynb #31d4ab74
-def _loaders(path, sizes, bs, alike=None):
+def _loaders(path, sizes, bs, twins=True):
     "Loaders for each size, all with one split: what is nearly the same would be judged anew at each size."
     made = []
     for s in sizes:
-        made.append(pet_dls(path, size=s, presize=round(1.25*s), bs=bs, twins=True if alike is None else alike))
-        alike = made[0].alike
+        made.append(pet_dls(path, size=s, presize=round(1.25*s), bs=bs, twins=twins))
+        twins = made[0].alike
     return made
 
 def _normalise_like(first, others):
@@ -47,9 +47,9 @@ def _normalise_like(first, others):
     norms = [t for t in first.train.after_batch.fs if isinstance(t, Normalize)]
     for dls in others: dls.add_tfms(norms, 'after_batch')
 
-def _rung_learner(path, arch, sizes, seed, bs, alike=None):
+def _rung_learner(path, arch, sizes, seed, bs, twins=True):
     "A learner on the first size, and the loaders of all."
-    loaders = _loaders(path, sizes, bs, alike)
+    loaders = _loaders(path, sizes, bs, twins)
     set_seed(seed)
     learn = vision_learner(loaders[0], arch, train_bn=False, cbs=frozen_batchnorm())
     _normalise_like(loaders[0], loaders[1:])
@@ -66,8 +66,8 @@ class _Fits:
         self.learn.fit_one_cycle(10**6, lr, cbs=budget, **kwargs)
         self.spent, self.pictures = self.spent + budget.spent, self.pictures + budget.pictures
 
-def _train_rung(path, arch, sizes, seconds, seed, bs, base_lr, clock, alike=None):
-    learn, loaders = _rung_learner(path, arch, sizes, seed, bs, alike)
+def _train_rung(path, arch, sizes, seconds, seed, bs, base_lr, clock, twins=True):
+    learn, loaders = _rung_learner(path, arch, sizes, seed, bs, twins)
     fit = _Fits(learn, seconds, clock)
     with learn.no_bar(), learn.no_logging():
         fit(1/3, slice(base_lr), pct_start=.99)
@@ -96,10 +96,10 @@ def grow(
     rung from the one before it (sign test on the validation pictures; the first rung has none): a step up with a large
     chance is not shown to pay. `ValueError` for no rungs, or time or sizes that are none. Source: 04, section 7."""
     if not rungs: raise ValueError('rungs is empty; give at least one, such as (lite0, 96)')
-    rows, before, alike = [], None, None
+    rows, before, twins = [], None, True
     for arch, sizes in rungs:
         sizes = list(sizes) if isinstance(sizes, (list, tuple)) else [sizes]
-        row, right, alike = _train_rung(path, arch, sizes, seconds, seed, bs, base_lr, clock, alike)
+        row, right, twins = _train_rung(path, arch, sizes, seconds, seed, bs, base_lr, clock, twins)
         rows.append(dict(row, chance=math.nan if before is None else sign_test(before, right)))
         before = right
     return pd.DataFrame(rows).set_index('rung')

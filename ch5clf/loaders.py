@@ -21,9 +21,9 @@ from pathlib import Path
 
 import torch
 from .fonts import drawable
-from .labels import find_pictures, labeller_for, read_folder, splitter_for
+from .labels import find_pictures, labeller_for, pictures_there, read_folder, splitter_for
 from .photos import problem_of, usable_images
-from .pictures import SUFFIXES, files_below, presized, quietly
+from .pictures import presized, quietly
 from .places import cache_folder, quiet_imports, tell
 from .presize import PresizeDL, presize_store
 from .twins import sketch, twin_groups
@@ -126,8 +126,7 @@ def _without_unreadable(files, problems):
 def _without(path, files, leave_out):
     "The pictures but for those that somebody dropped. `ValueError` for a name that means none, or several."
     if not leave_out: return files
-    there = [f for f in files_below(path)[0] if f.suffix.lower() in SUFFIXES] # those that cannot be read, too
-    out = {*find_pictures(path, there, [leave_out] if isinstance(leave_out, (str, Path)) else leave_out)}
+    out = {*find_pictures(path, pictures_there(path), [leave_out] if isinstance(leave_out, (str, Path)) else leave_out)}
     return files.filter(lambda f: f not in out)
 
 def _check_parts(folder, files, parts, grouped, twins):
@@ -221,7 +220,7 @@ def pet_dls(
     leave_out=(), # pictures that are not used: their paths below `path`, or names that no other has
     group=None, # what stays on one side of the split: a column of the table, or a function of the path below `path`
     valid_pct=None, # share of each class that is held back, .2 by default; only where the set declares no split
-    twins=True, # keep nearly equal pictures on one side of a random split? False: nobody looks for them
+    twins=True, # keep nearly equal pictures on one side of a random split? False: nobody looks; or `alike` of other loaders
     scale=None, # numbers that become black and white in pictures with more than 8 bits; by default one for the set
     weights=None, # of the classes in the loss: 'balanced' (the rarer, the heavier), or a dict from class to weight
     num_workers=0, # processes that load; with 0 two runs with one seed are equal

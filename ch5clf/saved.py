@@ -62,9 +62,11 @@ def _check_classes(names, task):
     twice = [n for n, times in Counter(unicodedata.normalize('NFC', n) for n in names).items() if times > 1]
     _must(not twice, f'classes: {", ".join(twice[:3])} stands there more than once')
 
+def _names_of(vocab): return [unicodedata.normalize('NFC', str(c)) for c in vocab]
+
 def check_names(vocab):
     "`ValueError` for classes that no file of ours could name."
-    _check_classes([unicodedata.normalize('NFC', str(c)) for c in vocab], 'category')
+    _check_classes(_names_of(vocab), 'category')
 
 @dataclass(frozen=True)
 class About:
@@ -289,7 +291,7 @@ def _describe(learn, tensors, size, presize, **told):
     arch = _arch_of(tensors)
     task = _task_of(learn)
     vocab = [] if task == 'regression' else learn.dls.vocab
-    classes = [unicodedata.normalize('NFC', str(c)) for c in vocab]
+    classes = _names_of(vocab)
     try:
         head = _describe_head(learn.model[1])
         _check_head(head, len(classes), task)
@@ -461,7 +463,8 @@ def load_model(
         _must(found.st_size <= _BYTES,
               f'{found.st_size/1e6:,.0f} MB: no model of ours is larger than {_BYTES/1e6:.0f} MB')
         model = _rebuilt(*_parse(path.read_bytes()))
-        _must(classes is None or [unicodedata.normalize('NFC', str(c)) for c in classes] == model.about.classes, _other_classes(model.about.classes, classes))
+        _must(classes is None or _names_of(classes) == model.about.classes,
+              _other_classes(model.about.classes, classes))
     except ValueError as e: raise ValueError(f'{printable(path.name)}: {e}') from None
     return model
 
@@ -499,7 +502,7 @@ def _to_learner(model, dls, kwargs):
 
 # %% ../nbs/workshop/40_saved.ipynb #tolearn2
 def _check_vocab(about, dls):
-    vocab = [] if about.task == 'regression' else [unicodedata.normalize('NFC', str(c)) for c in getattr(dls, 'vocab', [])]
+    vocab = [] if about.task == 'regression' else _names_of(getattr(dls, 'vocab', []))
     if vocab == about.classes: return
     new, gone = ([c for c in a if c not in b] for a, b in ((vocab, about.classes), (about.classes, vocab)))
     what = [f'{", ".join(names[:5])}{" ..." if len(names) > 5 else ""} {where}' for names, where in

@@ -140,6 +140,7 @@ class Outputs:
     def report(self): return self.model.with_suffix('.html')
     @property
     def checkpoint(self): return self.model.with_suffix('.checkpoint')
+    def written(self, report): return [self.model, *([self.report] if report else [])]
 
 def _outputs(folder, model):
     "Where to write; by default into the current folder, under the name of the pictures' folder."
@@ -167,7 +168,7 @@ def _begun(folder, out, asked, resume, force, report=True):
     if out.checkpoint.exists() and not force:
         raise ValueError(f'{out.checkpoint}: an unfinished training lies there; go on with --resume, '
                          'or begin anew with --force')
-    if not force: _refuse_to_overwrite([out.model, *([out.report] if report else [])], out)
+    if not force: _refuse_to_overwrite(out.written(report), out)
     settings = Settings(str(folder), **asked)
     state = dict(settings=asdict(settings), stage=0, history=[], run=secrets.token_hex(8), force=force)
     write_checkpoint(out.checkpoint, state)
@@ -485,7 +486,7 @@ def _is_ours(file, job):
 
 def _write(job, learn, trained, report):
     out = job.out
-    theirs = [f for f in (out.model, *([out.report] if report else [])) if f.exists() and not _is_ours(f, job)]
+    theirs = [f for f in out.written(report) if f.exists() and not _is_ours(f, job)]
     if theirs and not job.state['force']: _refuse_to_overwrite(theirs, out)
     save_model(learn, out.model, trained.temperature, threshold=trained.sure.threshold, overwrite=True)
     if report: report(trained, out.report)

@@ -459,13 +459,20 @@ def walk(box):
     for child in getattr(box, 'children', ()): yield from walk(child)
 
 
+def typed(question, text):
+    "A card, once this text was typed and checked."
+    from ch5clf.card import Card
+    card = Card(question)
+    card.form.text.value = text
+    card._check()
+    return card
+
+
 def test_a_card_is_answered_confirmed_and_comes_back():
     pytest.importorskip('ipywidgets')
     from ch5clf.card import Card
     answers.choose_language('en')
-    card = Card(questions['q19'])
-    card.form.text.value = 'the first layers more slowly than the last'
-    card._check()
+    card = typed(questions['q19'], 'the first layers more slowly than the last')
     assert card.result.state == 'unsure' and card.sure.layout.display == '' and card.form.fields['early'].value == 'small'
     card._confirm()
     assert card.result.ok and 'Read on' in card.reply.value and card.sure.layout.display == 'none'
@@ -777,11 +784,8 @@ def test_a_comment_below_the_magic_is_no_answer():
 
 def test_a_card_keeps_what_stands_in_it():
     pytest.importorskip('ipywidgets')
-    from ch5clf.card import Card
     answers.choose_language('en')
-    card = Card(questions['q07'])
-    card.form.text.value = 'summary'
-    card._check()
+    card = typed(questions['q07'], 'summary')
     first = card.result.state
     card._check() # the same text again is an answer again
     assert card.result.state == first != 'not attempted'
@@ -790,9 +794,7 @@ def test_a_card_keeps_what_stands_in_it():
     assert card.sure.layout.display == ''
     card._confirm()
     assert card.result.ok, card.result
-    card = Card(questions['q19'])
-    card.form.text.value = 'the first layers more slowly than the last'
-    card._check()
+    card = typed(questions['q19'], 'the first layers more slowly than the last')
     card._switch('ko')
     assert card.form.text.value.startswith('the first') and card.form.fields['early'].value == 'small' and card.sure.layout.display == ''
     other = next(v for _, v in card.form.fields['early'].options if v not in ('', 'small'))
